@@ -1,0 +1,65 @@
+"""Turn any language model into one that reads, writes, sees and draws: image codes in one vocabulary with text.
+
+    import liquid_mm
+
+    model = liquid_mm.load("demo")
+    model.generate_images(["a red apple"], seed=0)[0].image.save("apple.png")
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from liquid_mm.checkpoint import Checkpoint, extend, load_checkpoint, save_checkpoint
+    from liquid_mm.errors import UserError
+    from liquid_mm.generate.images import GeneratedImage
+    from liquid_mm.generate.model import LiquidModel, load
+    from liquid_mm.release import import_release
+    from liquid_mm.vocab.records import Chat, ImageToText, Message, Rendered, Text, TextToImage
+    from liquid_mm.vocab.vocabulary import Vocabulary
+
+__all__ = [
+    "Chat",
+    "Checkpoint",
+    "GeneratedImage",
+    "ImageToText",
+    "LiquidModel",
+    "Message",
+    "Rendered",
+    "Text",
+    "TextToImage",
+    "UserError",
+    "Vocabulary",
+    "extend",
+    "import_release",
+    "load",
+    "load_checkpoint",
+    "save_checkpoint",
+]
+
+_HOME = {
+    "checkpoint": ("Checkpoint", "extend", "load_checkpoint", "save_checkpoint"),
+    "errors": ("UserError",),
+    "generate.images": ("GeneratedImage",),
+    "generate.model": ("LiquidModel", "load"),
+    "release": ("import_release",),
+    "vocab.records": ("Chat", "ImageToText", "Message", "Rendered", "Text", "TextToImage"),
+    "vocab.vocabulary": ("Vocabulary",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

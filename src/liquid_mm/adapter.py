@@ -1,0 +1,120 @@
+"""The small form of a checkpoint: only what was trained on top of a base model that users already have.
+
+    OUT/ liquid.json          … "base": {"source": "package:NAME/FILE.gguf", "sha256": "…"}
+         rows.safetensors     "ids" (R,), "embedding" (R, D), and for an untied head "head" (R, D)
+         adapter/             LoRA weights as PEFT reads them; absent if the new rows alone were trained
+         image_tokenizer/
+
+Loading repeats what training started from: base → extend → put the rows in → merge the LoRA. The text tokenizer comes out
+of that too, so it need not be stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from liquid_mm.errors import UserError
+from liquid_mm.vocab.base import file_sha256, load_base, locate
+from liquid_mm.vocab.extend import extend_model
+from liquid_mm.vocab.vocabulary import Vocabulary
+
+ROWS = "rows.safetensors"
+LORA = "adapter"
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The model an adapter stands on.
+
+    Args:
+        source: where it comes from, as `vocab.base.load_base` takes it.
+        sha256: hash of its file, where it is one.
+    """
+
+    source: str
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, source: str) -> Base:
+        """The base at `source`, with the hash it has now."""
+        return cls(source, _sha256(source))
+
+
+def save(
+    folder: Path, llm: Any, lora: Any | None, vocabulary: Vocabulary, base: Base, dtype: torch.dtype | None
+) -> None:
+    """Write `rows.safetensors` and `adapter/` into `folder`, in `dtype` (None: as they are)."""
+    ids = torch.tensor([vocabulary.boi, vocabulary.eoi, vocabulary.unconditional, *vocabulary.codes])
+    rows = {name: table.detach()[ids].to("cpu", dtype) for name, table in _tables(llm).items()}
+    save_file({"ids": ids, **rows}, folder / ROWS)
+    if lora is None:
+        return
+    state = get_peft_model_state_dict(lora, save_embedding_layers=False)
+    (folder / LORA).mkdir()
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in state.items()}
+    save_file(weights, folder / LORA / "adapter_model.safetensors")
+    config = lora.peft_config["default"]
+    stored = dataclasses.replace(config, base_model_name_or_path=base.source, inference_mode=True)
+    stored.save_pretrained(folder / LORA)
+
+
+def load(
+    folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype
+) -> tuple[Any, Any]:
+    """The language model, in `dtype` on the CPU, and its tokenizer.
+
+    Raises:
+        UserError: the base is missing or another file than the adapter was trained on, or `folder` is damaged.
+    """
+    if base.sha256 and _sha256(base.source) != base.sha256:
+        raise UserError(f"{base.source} is another file than the one {folder} was trained on: install the original.")
+    # Merged in float32 and cast once at the end: rounding the sum is better than summing rounded parts.
+    llm, tokenizer = load_base(base.source, torch.float32)
+    found = extend_model(
+        llm,
+        tokenizer,
+        num_codes=vocabulary.num_codes,
+        downsampling=vocabulary.downsampling,
+        resolution=vocabulary.resolution,
+    )
+    if found != vocabulary:
+        raise UserError(f"{base.source} extends to another vocabulary than {folder} was trained with: it is another base.")
+    _set_rows(llm, folder / ROWS)
+    merged: Any = llm
+    if (folder / LORA).is_dir():
+        merged = PeftModel.from_pretrained(llm, str(folder / LORA)).merge_and_unload()
+    for parameter in merged.parameters():  # not `.to(dtype)`: that would round the rotary frequencies too
+        parameter.data = parameter.data.to(dtype)
+    return merged, tokenizer
+
+
+def _set_rows(llm: Any, path: Path) -> None:
+    try:
+        rows = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}: the adapter is incomplete.") from error
+    tables = _tables(llm)
+    if rows.keys() != {"ids", *tables}:
+        raise UserError(f"{path} holds {', '.join(sorted(rows))}; expected ids, {', '.join(tables)}.")
+    with torch.no_grad():
+        for name, table in tables.items():
+            table[rows["ids"]] = rows[name].to(table.dtype)
+
+
+def _tables(llm: Any) -> dict[str, Tensor]:
+    """The embedding table, and the head's unless it is the same tensor."""
+    embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
+    return {"embedding": embedding} if head is embedding else {"embedding": embedding, "head": head}
+
+
+def _sha256(source: str) -> str | None:
+    path = Path(locate(source))
+    return file_sha256(path) if path.is_file() else None

@@ -1,0 +1,265 @@
+"""One folder that holds a whole model: language model, text tokenizer, vocabulary, image tokenizer.
+
+    OUT/ config.json  model.safetensors  tokenizer.json …   a plain Hugging Face causal LM: other programs can load it
+         liquid.json        {"format": 1, "vocabulary": {…}, "image_tokenizer": "image_tokenizer", "…_fingerprint": "…"}
+         image_tokenizer/   what the image tokenizer's `save` writes
+
+A smaller form holds only what was trained on top of a base model; see `adapter`. Folders are written whole or not at all,
+and on loading the parts are checked against each other, for a code that means another patch, or an id that means another
+token, would not fail but draw nonsense.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from liquid_mm import adapter
+from liquid_mm.device import default_dtype, parse_dtype, pick_device, quantization_config
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_dir, read_json, write_json
+from liquid_mm.image.chameleon import load_chameleon
+from liquid_mm.image.preprocess import flatten, open_image, pad_to_square
+from liquid_mm.image.tokenizer import ImageTokenizer
+from liquid_mm.image.vqgan import VQGAN
+from liquid_mm.vocab.base import load_base
+from liquid_mm.vocab.extend import extend_model
+from liquid_mm.vocab.vocabulary import Grid, Vocabulary
+
+FORMAT = 1
+RECORD = "liquid.json"
+IMAGE_TOKENIZER = "image_tokenizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The parts of a Liquid model.
+
+    Attributes:
+        llm: Hugging Face causal LM with `vocabulary.size` rows in its embedding table.
+        tokenizer: its text tokenizer.
+        vocabulary: which ids are text and which are codes.
+        image_tokenizer: images ↔ codes.
+    """
+
+    llm: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    image_tokenizer: ImageTokenizer
+
+    def check(self) -> None:
+        """Raise a `UserError` if the parts do not fit each other."""
+        v, images = self.vocabulary, self.image_tokenizer
+        rows = self.llm.get_input_embeddings().weight.shape[0]
+        if rows != v.size:
+            raise UserError(
+                f"the vocabulary has {v.size} ids ({v.code_offset} before the image codes, {v.num_codes} codes), "
+                f"but the language model has {rows} rows: they are not of one model."
+            )
+        if (images.num_codes, images.downsampling) != (v.num_codes, v.downsampling):
+            raise UserError(
+                f"the vocabulary has {v.num_codes} codes of {v.downsampling}x{v.downsampling} pixels, but the image "
+                f"tokenizer {images.num_codes} of {images.downsampling}x{images.downsampling}: it is another model's."
+            )
+
+    def read_image(self, image: str | Path | Image.Image) -> Grid:
+        """A picture to be understood as codes: padded to a square, resized to the model's resolution (Lanczos).
+
+        Raises:
+            UserError: the file is missing or not an image.
+        """
+        square = pad_to_square(flatten(open_image(image)), max(self.vocabulary.resolution))
+        return self.image_tokenizer.encode([square])[0]
+
+
+def save_checkpoint(checkpoint: Checkpoint, out: str | Path) -> None:
+    """Write `checkpoint` as the new folder `out`.
+
+    Raises:
+        UserError: the parts do not fit each other, `out` exists already, or it cannot be written.
+    """
+    checkpoint.check()
+    with atomic_dir(out) as folder:
+        checkpoint.llm.save_pretrained(folder)
+        checkpoint.tokenizer.save_pretrained(folder)
+        _write_parts(checkpoint, folder)
+
+
+def save_adapter(checkpoint: Checkpoint, lora: Any | None, base: adapter.Base, out: str | Path, dtype: str = "float32") -> None:
+    """Write only what was trained on top of `base` as the new folder `out` (see `adapter`).
+
+    Args:
+        checkpoint: the trained model; its language model still has the LoRA layers in it.
+        lora: the `PeftModel` around it, or None if only the new rows were trained.
+        base: what the rest is to be loaded from.
+        out: the new folder.
+        dtype: of the rows and the LoRA weights as stored.
+
+    Raises:
+        UserError: the parts do not fit each other, `out` exists already, or it cannot be written.
+    """
+    checkpoint.check()
+    with atomic_dir(out) as folder:
+        adapter.save(folder, checkpoint.llm, lora, checkpoint.vocabulary, base, parse_dtype(dtype))
+        _write_parts(checkpoint, folder, base=dataclasses.asdict(base))
+
+
+def _write_parts(checkpoint: Checkpoint, folder: Path, **more: Any) -> None:
+    """Write what both forms hold: the image tokenizer, and the record with `more` in it."""
+    checkpoint.image_tokenizer.save(folder / IMAGE_TOKENIZER)
+    record = {
+        "format": FORMAT,
+        "vocabulary": checkpoint.vocabulary.to_json(),
+        "image_tokenizer": IMAGE_TOKENIZER,
+        "image_tokenizer_fingerprint": checkpoint.image_tokenizer.fingerprint,
+        **more,
+    }
+    write_json(folder / RECORD, record)
+
+
+def load_checkpoint(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantization: str | None = None,
+) -> Checkpoint:
+    """Read a checkpoint folder, or the model inside the package by the name "demo".
+
+    The arguments are those of `liquid_mm.load`. The language model comes in evaluation mode; the image tokenizer stays in
+    float32, where its codes are exact.
+
+    Raises:
+        UserError: the folder is missing, of another layout, or its parts do not fit each other.
+    """
+    folder = _resolve(path)
+    record = _read_record(folder)
+    where = pick_device(device)
+    weights = parse_dtype(dtype) or default_dtype(where)
+    vocabulary = Vocabulary.from_json(record["vocabulary"])
+    images = VQGAN.load(folder / record["image_tokenizer"])
+    if images.fingerprint != record["image_tokenizer_fingerprint"]:
+        raise UserError(
+            f"{folder / record['image_tokenizer']} is not the image tokenizer this model was trained with "
+            f"(fingerprint {images.fingerprint} instead of {record['image_tokenizer_fingerprint']}): restore the original."
+        )
+    if "base" in record:
+        if quantization:
+            raise UserError(f"{folder} holds an adapter, which cannot be loaded quantised: leave `quantization` out.")
+        llm, tokenizer = adapter.load(folder, adapter.Base(**record["base"]), vocabulary, weights)
+    else:
+        llm, tokenizer = _load_llm(folder, where, weights, quantization), load_tokenizer(folder)
+    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where))
+    checkpoint.check()
+    return checkpoint
+
+
+def extend(
+    base: str,
+    image_tokenizer: str | Path,
+    out: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    seed: int = 0,
+    **options: Any,
+) -> Vocabulary:
+    """Turn any Hugging Face causal LM into a Liquid model ready for training (paper section 3.1).
+
+    Its embedding table grows by the codes of the image tokenizer and by `<boi>`, `<eoi>`, `<unconditional>`; what it says
+    about text does not change.
+
+    Args:
+        base: Hub id, folder, GGUF file, or "package:NAME/FILE" for a file inside an installed package.
+        image_tokenizer: a folder written by `liquid train-tokenizer`, or one with Chameleon's `vqgan.yaml` and `.ckpt`.
+        out: the new checkpoint folder.
+        dtype: of the weights that are written.
+        seed: decides the random part of new rows.
+        options: of `vocab.extend.extend_model`, such as `init`.
+
+    Raises:
+        UserError: a part cannot be read, or `out` exists already.
+    """
+    images = load_image_tokenizer(image_tokenizer)
+    llm, tokenizer = load_base(base, parse_dtype(dtype) or torch.float32)
+    vocabulary = extend_model(
+        llm,
+        tokenizer,
+        num_codes=images.num_codes,
+        downsampling=images.downsampling,
+        resolution=images.resolution,
+        codebook=images.codebook,
+        seed=seed,
+        **options,
+    )
+    save_checkpoint(Checkpoint(llm, tokenizer, vocabulary, images), out)
+    return vocabulary
+
+
+def load_image_tokenizer(folder: str | Path) -> VQGAN:
+    """The image tokenizer in a folder of ours or in Chameleon's layout."""
+    chameleon = (Path(folder) / "vqgan.yaml").is_file()
+    return load_chameleon(folder) if chameleon else VQGAN.load(folder)
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """The text tokenizer in a folder."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} has no text tokenizer that can be read: {error}") from error
+
+
+def load_weights(folder: Path | str, **options: Any) -> Any:
+    """The causal LM in a folder; weights that are missing are an error rather than drawn at random."""
+    try:
+        llm, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} has no causal language model that can be read: {error}") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise UserError(f"{folder}: {len(bad)} weights are missing or of another shape, the first is {bad[0]}.")
+    return llm
+
+
+def _resolve(path: str | Path) -> Path:
+    if str(path) != "demo":
+        return Path(path)
+    folder = Path(str(importlib.resources.files("liquid_mm") / "demo"))
+    if not (folder / RECORD).is_file():
+        raise UserError("this installation has no demo model: give the path of a checkpoint folder instead.")
+    return folder
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint folder {folder}.")
+    if not (folder / RECORD).is_file():
+        is_llm = (folder / "config.json").is_file()
+        hint = (
+            "it is a plain language model: turn a released Liquid model into a checkpoint with `liquid import`, "
+            "any other with `liquid extend`."
+            if is_llm
+            else "it is no checkpoint of this program."
+        )
+        raise UserError(f"{folder} has no {RECORD}: {hint}")
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder / RECORD} is not of format {FORMAT}: it was written by another version of liquid-mm.")
+    needed = ("vocabulary", "image_tokenizer", "image_tokenizer_fingerprint")
+    if missing := [key for key in needed if key not in record]:
+        raise UserError(f"{folder / RECORD} lacks {', '.join(missing)}.")
+    return record
+
+
+def _load_llm(folder: Path, device: torch.device, dtype: torch.dtype, quantization: str | None) -> Any:
+    if quantization is None:
+        return load_weights(folder, dtype=dtype)
+    # Quantised weights are packed for their device while they load.
+    return load_weights(
+        folder, dtype=dtype, device_map={"": device}, quantization_config=quantization_config(quantization, device)
+    )

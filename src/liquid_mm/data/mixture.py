@@ -1,0 +1,263 @@
+"""Tokenised sets in, fixed-shape batches out: the chain of iterators that feeds training.
+
+    set A: shuffle · draw task · repeat \\
+    set B: shuffle · draw task · repeat  >- mix by weight - render - pack into rows - batch - slice for this rank
+    set C: shuffle · draw task · repeat /
+
+    mixture = build_mixture(MixtureConfig(sources=({"path": "data/emoji"},), seq_len=512, batch_size=8), renderer)
+    batch = next(mixture)          batch["ids"].shape == (8, 512)
+
+Rows hold several examples one after another: `segment_ids` counts them from 1 (0 is padding) and `positions` restart at
+each, so attention and loss can be kept inside an example. grain does the index work: every step is a pure function of
+(seed, position), hence the stream of rows depends on the configuration alone. Each rank computes the same global batch
+and keeps its own rows; a state of a few hundred bytes resumes exactly, with another number of ranks or batch size too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from liquid_mm.data.config import MixtureConfig, SourceConfig
+from liquid_mm.data.dataset import TokenizedSet
+from liquid_mm.data.examples import CAPTION, CODE, NONE, TEXT, Example, ExampleMaker, captioning, draw, sized
+from liquid_mm.errors import UserError
+from liquid_mm.vocab.prompts import Renderer
+from liquid_mm.vocab.records import Record, TextToImage
+from liquid_mm.vocab.vocabulary import Vocabulary
+
+# grain looks for JAX's profiler when imported and says that it found none, which means nothing to our users.
+logging.getLogger("absl").addFilter(lambda record: "jax profiler" not in record.getMessage())
+import grain  # noqa: E402
+from grain.experimental import FirstFitPackIterDataset, FlatMapIterDataset, FlatMapTransform  # noqa: E402
+
+__all__ = [
+    "CAPTION", "CODE", "NONE", "TEXT", "Batch", "Mixture", "MixtureConfig", "SourceConfig", "Validation",
+    "build_mixture", "build_validation", "examples",
+]  # fmt: skip
+
+PACKING_BINS = 128
+"""Rows packed together: more leave less padding; all their records are rendered before the first row comes out."""
+
+
+class Batch(TypedDict):
+    """Arrays of shape (B, T): B rows of this rank, T = `seq_len`.
+
+    `loss_mask` marks targets: id t is learnt from the ids before it in its segment. `positions` restart at each
+    segment, `segment_ids` are 1, 2, … along a row and 0 on padding. `modality` says what each target is
+    (`examples.modality`).
+    """
+
+    ids: NDArray[np.int64]
+    loss_mask: NDArray[np.bool_]
+    positions: NDArray[np.int64]
+    segment_ids: NDArray[np.int64]
+    modality: NDArray[np.int8]
+
+
+class Mixture(Iterator[Batch]):
+    """The endless stream of batches that `build_mixture` makes; `get_state` and `set_state` resume it exactly."""
+
+    def __init__(self, rows: grain.IterDataset, config: MixtureConfig, rank: slice, identity: str, maker: ExampleMaker):
+        self._batches = iter(rows.batch(config.batch_size))
+        self._rank, self._identity, self._maker = rank, identity, maker
+
+    def __next__(self) -> Batch:
+        return _slice(next(self._batches), self._rank)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Pairs and conversations longer than a row, left out since this process began, by source."""
+        return dict(self._maker.skipped)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the stream stands after the last batch, as JSON-serialisable values; the same on every rank."""
+        return {"data": self._identity, "position": self._batches.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go to where `get_state` was called: the next batch is the one that followed.
+
+        Raises:
+            UserError: the state belongs to other data, weights, seed or sequence length.
+        """
+        if state["data"] != self._identity:
+            raise UserError(
+                "this run cannot be resumed with other data: the sets, their weights and shares, seed, seq_len and "
+                "vocabulary must be those it was started with."
+            )
+        self._batches.set_state(state["position"])
+
+
+class Validation(Iterable[Batch]):
+    """Each iteration is one pass over all records, in the same order; see `build_validation`."""
+
+    def __init__(self, rows: grain.IterDataset, config: MixtureConfig, rank: slice, pad: int) -> None:
+        self._rows, self._size, self._rank, self._pad = rows, config.batch_size, rank, pad
+
+    def __iter__(self) -> Iterator[Batch]:
+        fill = {"ids": self._pad}
+        for values in self._rows.batch(self._size):
+            missing = self._size - len(values["ids"])
+            yield _slice(
+                {
+                    key: np.pad(value, ((0, missing), (0, 0)), constant_values=fill.get(key, 0))
+                    for key, value in values.items()
+                },
+                self._rank,
+            )
+
+
+def build_mixture(
+    config: MixtureConfig, renderer: Renderer, *, rank: int = 0, world: int = 1, fingerprint: str | None = None
+) -> Mixture:
+    """An endless stream of packed batches.
+
+    Args:
+        config: sets, weights, sequence length, rows, seed.
+        renderer: the model's.
+        rank, world: this process and how many there are; each gets `batch_size / world` rows of the same global batch.
+        fingerprint: of the model's image tokenizer, to refuse sets made with another; None skips that check.
+
+    Raises:
+        UserError: a set is missing or made for another vocabulary, its images do not fit `seq_len`, or `batch_size` is
+            not a multiple of `world`.
+    """
+    sets = _open_sets(config, renderer.vocabulary, fingerprint)
+    maker = _maker(config, renderer)
+    rows = _pack(_records(config, sets, renderer.vocabulary), maker, config)
+    return Mixture(rows, config, _rank_rows(config, rank, world), _identity(config, sets, renderer.vocabulary), maker)
+
+
+def build_validation(
+    config: MixtureConfig, renderer: Renderer, *, rank: int = 0, world: int = 1, fingerprint: str | None = None
+) -> Validation:
+    """One deterministic pass over every record of every source, as often as it is iterated.
+
+    Nothing is drawn: a pair appears as text to image with its caption and the canonical instruction, and also as image
+    to text where its source's `reversal` is above 0. Weights do not count. The order is shuffled by the seed, so a
+    prefix is a fair sample; empty rows fill the last batch, so that every rank gets as many batches of one shape.
+    Arguments and errors are those of `build_mixture`.
+    """
+    sets = _open_sets(config, renderer.vocabulary, fingerprint)
+    passes = []
+    for number, (source, records) in enumerate(zip(config.sources, sets, strict=True)):
+        stored = grain.MapDataset.source(records)
+        passes.append(stored.map(_tagged(number, lambda record: _stated(record, renderer.vocabulary))))
+        if records.manifest.kind == "pairs" and source.reversal > 0:
+            passes.append(stored.map(_tagged(number, captioning)))
+    order = grain.MapDataset.concatenate(passes).shuffle(seed=_seeds(config, 0)[0])
+    rows = _pack(order, _maker(config, renderer), config)
+    return Validation(rows, config, _rank_rows(config, rank, world), renderer.vocabulary.pad)
+
+
+def examples(config: MixtureConfig, renderer: Renderer) -> Iterator[Example]:
+    """The mixture's examples one by one, unpacked and in order: the slow reference that packing must agree with."""
+    sets = _open_sets(config, renderer.vocabulary, None)
+    yield from _flat(_records(config, sets, renderer.vocabulary), _maker(config, renderer))
+
+
+def _open_sets(config: MixtureConfig, vocabulary: Vocabulary, fingerprint: str | None) -> list[TokenizedSet]:
+    sets = [TokenizedSet(source.path) for source in config.sources]
+    for records in sets:
+        records.check(vocabulary, fingerprint)
+        for size in records.manifest.sizes:
+            width, height = map(int, size.split("x"))
+            rows, columns = vocabulary.grid((width, height))
+            # Besides its codes an image needs <boi>, <eoi> and at least one token of text.
+            if rows * columns + 3 > config.seq_len:
+                raise UserError(
+                    f"images of {size} pixels in {records.path} are {rows * columns} codes each and do not fit "
+                    f"seq_len {config.seq_len}: use a longer seq_len or smaller images."
+                )
+    return sets
+
+
+def _maker(config: MixtureConfig, renderer: Renderer) -> ExampleMaker:
+    return ExampleMaker(renderer, config.seq_len, tuple(str(source.path) for source in config.sources))
+
+
+def _records(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocabulary) -> grain.MapDataset:
+    """(source number, record with its task drawn), endless; an index is (epoch, position), so each epoch draws anew."""
+    streams = []
+    for number, (source, records) in enumerate(zip(config.sources, sets, strict=True)):
+        order, tasks = _seeds(config, number)
+        shuffled = grain.MapDataset.source(records).shuffle(seed=order)
+        streams.append(shuffled.random_map(_drawn(number, source, vocabulary), seed=tasks).repeat())
+    return grain.MapDataset.mix(streams, [source.weight for source in config.sources])
+
+
+def _drawn(number: int, source: SourceConfig, vocabulary: Vocabulary) -> Callable[..., tuple[int, Record]]:
+    shares = source.model_dump(include={"reversal", "unconditional", "paraphrase"})
+    return lambda record, rng: (number, draw(record, rng, vocabulary, **shares))
+
+
+def _tagged(number: int, task: Callable[[Any], Record]) -> Callable[[Any], tuple[int, Record]]:
+    return lambda record: (number, task(record))
+
+
+def _stated(record: Record, vocabulary: Vocabulary) -> Record:
+    return sized(record, vocabulary) if isinstance(record, TextToImage) else record
+
+
+def _flat(records: grain.MapDataset, maker: ExampleMaker) -> grain.IterDataset:
+    class Render(FlatMapTransform):  # type: ignore[misc]
+        def flat_map(self, element: tuple[int, Record]) -> list[Example]:
+            return maker(*element)
+
+    # Read in this thread: a tokenizer is not safe to share with one that samples pictures meanwhile.
+    here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return FlatMapIterDataset(records.to_iter_dataset(here), Render())
+
+
+def _pack(records: grain.MapDataset, maker: ExampleMaker, config: MixtureConfig) -> grain.IterDataset:
+    features = {"ids": maker.renderer.vocabulary.pad, "loss_mask": False, "modality": NONE}
+    return FirstFitPackIterDataset(
+        _flat(records, maker),
+        length_struct=dict.fromkeys(features, config.seq_len),
+        padding_struct=features,
+        meta_features=("loss_mask", "modality"),  # packed alike, so their segments and positions would say the same
+        num_packing_bins=PACKING_BINS,
+        seed=config.seed,
+    )
+
+
+def _slice(values: Mapping[str, NDArray[Any]], rank: slice) -> Batch:
+    return Batch(
+        ids=values["ids"][rank],
+        loss_mask=values["loss_mask"][rank],
+        positions=values["ids_positions"][rank].astype(np.int64),
+        segment_ids=values["ids_segment_ids"][rank].astype(np.int64),
+        modality=values["modality"][rank],
+    )
+
+
+def _rank_rows(config: MixtureConfig, rank: int, world: int) -> slice:
+    assert 0 <= rank < world
+    if config.batch_size % world:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared by {world} processes: use a multiple of {world}."
+        )
+    share = config.batch_size // world
+    return slice(rank * share, (rank + 1) * share)
+
+
+def _seeds(config: MixtureConfig, number: int) -> tuple[int, int]:
+    """Seeds of source `number` for its order and its tasks."""
+    order, tasks = np.random.SeedSequence([config.seed, number]).generate_state(2)
+    return int(order), int(tasks)
+
+
+def _identity(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocabulary) -> str:
+    """A hash of all that decides the stream of rows; folders may move and ranks and batch size may change."""
+    value = {
+        "config": config.model_dump(mode="json", exclude={"batch_size": True, "sources": {"__all__": {"path"}}}),
+        "sets": [[records.manifest.records, records.manifest.sizes] for records in sets],
+        "vocabulary": vocabulary.fingerprint(),
+    }
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

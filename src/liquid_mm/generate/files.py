@@ -1,0 +1,85 @@
+"""Generation whose results are files: what the command line and training's samples are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from liquid_mm.checkpoint import Checkpoint
+from liquid_mm.files import atomic_file
+from liquid_mm.generate.images import GeneratedImage
+from liquid_mm.generate.model import LiquidModel
+from liquid_mm.generate.request import Event
+from liquid_mm.generate.sheet import contact_sheet
+
+PROMPTS = ("a red apple", "a cat face", "a red heart", "the sun", "a rocket", "a house", "a pizza", "a butterfly")
+"""A fixed list: what samples during training and the demo show is never picked by hand."""
+
+SAMPLE_GUIDANCE = 3.0
+
+
+def save_picture(picture: GeneratedImage, path: Path) -> Path:
+    """Write a PNG that carries the prompt and seed it was drawn from; returns `path`."""
+    info = PngInfo()
+    info.add_itxt("prompt", picture.prompt)
+    info.add_text("seed", str(picture.seed))
+    with atomic_file(path) as part:
+        picture.image.save(part, "PNG", pnginfo=info)
+    return path
+
+
+def file_name(prompt: str, seed: int) -> str:
+    """A file name that says what it shows.
+
+    >>> file_name("A red apple, 3D style!", 7)
+    'a-red-apple-3d-style_seed7.png'
+    """
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    return f"{words}_seed{seed}.png"
+
+
+def draw(model: LiquidModel, prompts: Sequence[str], **options: Any) -> list[GeneratedImage]:
+    """`model.generate_images` with a progress bar."""
+    rows, columns = model.vocabulary.grid(options.get("size") or model.vocabulary.resolution)
+    pictures = len(prompts) * options.get("images_per_prompt", 1)
+    with tqdm(total=pictures * rows * columns, unit="code", desc=f"drawing {pictures} pictures") as bar:
+        return model.generate_images(prompts, on_event=lambda event: _advance(bar, event), **options)
+
+
+def draw_files(model: LiquidModel, prompts: Sequence[str], out: Path, **options: Any) -> Iterator[Path]:
+    """Draw `prompts` and write each picture into `out`; the paths, and a contact sheet's when there are several."""
+    pictures = draw(model, prompts, **options)
+    for picture in pictures:
+        yield save_picture(picture, out / file_name(picture.prompt, picture.seed))
+    if len(pictures) > 1:
+        yield save_sheet(pictures, out / "contact_sheet.png")
+
+
+def save_sheet(pictures: Sequence[GeneratedImage], path: Path) -> Path:
+    """Write a contact sheet of `pictures`; returns `path`."""
+    with atomic_file(path) as part:
+        contact_sheet([(picture.image, picture.prompt) for picture in pictures]).save(part, "PNG")
+    return path
+
+
+def chat_files(model: LiquidModel, message: str, images: Sequence[Path], out: Path, **options: Any) -> Iterator[str]:
+    """Say something and yield the reply's parts: texts as they are, pictures as the paths they were written to."""
+    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": message}]
+    for part in model.chat([{"role": "user", "content": content}], **options):
+        yield part if isinstance(part, str) else str(save_picture(part, out / file_name(part.prompt, part.seed)))
+
+
+def sample_hook(checkpoint: Checkpoint, step: int, folder: Path) -> None:
+    """What training calls now and then: draw the fixed prompts with the model as it stands and write a sheet."""
+    pictures = LiquidModel(checkpoint).generate_images(PROMPTS, guidance_scale=SAMPLE_GUIDANCE, seed=0)
+    save_sheet(pictures, folder / f"step-{step:06d}.png")
+
+
+def _advance(bar: Any, event: Event) -> None:
+    if event.modality == "image":
+        bar.update()

@@ -1,0 +1,85 @@
+"""From logits to one chosen id, as pure functions; `sample` chains them in the order the released model uses.
+
+    logits  [2.0, 1.0, 0.0, -1.0]            ids 0…3
+    temperature 0.5   -> [4.0, 2.0, 0.0, -2.0]
+    top-k 3           -> values [4.0, 2.0, 0.0] of ids [0, 1, 2], most likely first
+    softmax, top-p .9 -> [0.867, 0.117, 0]   the smallest set that holds 90 %
+    draw with 0.95    -> id 1                0.95 · (0.867 + 0.117) falls in the second of them
+
+Candidates stay sorted from the second step on, so choosing is one comparison with a running sum and needs exactly one
+random number per id. That number comes from the request's own generator on the CPU: what a seed draws depends neither
+on the device nor on what shares the batch.
+
+Shapes: B rows, V ids to choose from, K candidates kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from liquid_mm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How logits become a choice.
+
+    Args:
+        temperature: logits are divided by it; above 0.
+        top_k: keep that many most likely ids, at least 1 (1 is greedy); None keeps all.
+        top_p: then keep the smallest set of most likely ids that holds this much probability, in (0, 1].
+        guidance_scale: classifier-free guidance for image codes, at least 1 (1: none); see `generate.guidance`.
+
+    Raises:
+        UserError: a value is outside its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}: it must be above 0 (for greedy decoding set top_k=1).")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k is {self.top_k}: it must be 1 (greedy) or more, or None to keep every id.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}: it must be above 0 and at most 1 (1 keeps every id).")
+        if not 1 <= self.guidance_scale < float("inf"):
+            raise UserError(f"guidance_scale is {self.guidance_scale}: it must be 1 (no guidance) or more.")
+
+
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits divided by the temperature, in float32."""
+    return logits.float() / temperature
+
+
+def top_k(logits: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
+    """The `k` largest of (B, V) logits, most likely first: values (B, K) and their indices (B, K)."""
+    size = logits.shape[-1]
+    return torch.topk(logits, size if k is None else min(k, size), dim=-1, sorted=True)
+
+
+def top_p(probabilities: Tensor, p: float) -> Tensor:
+    """Sorted probabilities (B, K) with zeros after the smallest leading set that holds at least `p`."""
+    before = probabilities.cumsum(-1) - probabilities
+    return probabilities.masked_fill(before >= p, 0.0)
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Which candidate `uniform` (B,), in [0, 1), falls on among sorted weights (B, K) of any total: indices (B,)."""
+    running = probabilities.cumsum(-1)
+    below = (running <= uniform[:, None].to(running) * running[:, -1:]).sum(-1)
+    # Rounding may carry the product up to the total itself; the last candidate with any weight is meant then.
+    return torch.minimum(below, (probabilities > 0).sum(-1) - 1)
+
+
+def sample(logits: Tensor, config: SamplingConfig, uniform: Tensor) -> Tensor:
+    """One index per row of (B, V) logits: temperature, top-k, top-p, draw. `uniform` is (B,), in [0, 1)."""
+    values, indices = top_k(scale_temperature(logits, config.temperature), config.top_k)
+    chosen = draw(top_p(values.softmax(-1), config.top_p), uniform.to(values.device))
+    return indices.gather(-1, chosen[:, None])[:, 0]

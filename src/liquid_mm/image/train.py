@@ -1,0 +1,315 @@
+"""Train a small VQGAN: pictures → encoder → nearest code vector → decoder → pictures.
+
+    loss = L1 + commitment + perceptual_weight · VGG distance (+ adversarial_weight · fooling a patch discriminator)
+
+The codebook follows the encoder by exponential moving averages, starts from k-means over the first batch, and code vectors
+that fall out of use are replaced by encoder outputs ("revived"); `vector-quantize-pytorch` does all three. What comes out is
+a plain `VQGAN` folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import VQModel
+from PIL import Image
+from pydantic import Field, model_validator
+from torch.utils.data import DataLoader, RandomSampler
+from tqdm import tqdm
+from vector_quantize_pytorch import VectorQuantize
+
+from liquid_mm.config import Config, save_config
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_dir, atomic_file, write_json
+from liquid_mm.image.dataset import ImageFolder, list_images
+from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_loss
+from liquid_mm.image.preprocess import to_images
+from liquid_mm.image.vqgan import VQGAN
+
+
+class ImageTokenizerConfig(Config):
+    """A recipe for `liquid train-tokenizer`.
+
+    Args:
+        train, validation: folders, image files or JSONL lists; no validation takes `validation_share` of `train`.
+        resolution: side in pixels of the square training pictures.
+        channels: width of each level, fine to coarse; every level but the last halves the picture.
+        layers: residual blocks per level.
+        groups: groups of the normalisation; must divide every width.
+        num_codes, code_dim: size of the codebook and length of a code vector.
+        steps, batch_size: optimiser steps, and pictures in each.
+        lr, warmup, beta2: Adam's peak rate (cosine to zero), share of steps it takes to rise, second-moment decay.
+        codebook_decay: memory of the codebook's moving average; revive_below: a code vector whose average use per batch falls
+            under this is replaced.
+        adversarial_from: share of the steps after which the discriminator joins.
+        save_dtype: precision of the weights written; the model is rounded to it before codes are ever made.
+        every: steps between validations; a checkpoint for `--resume` is written at the same time.
+    """
+
+    train: list[str]
+    validation: list[str] = []
+    validation_share: float = Field(0.02, gt=0, lt=1)
+    resolution: int = 64
+    channels: list[int] = [32, 64, 96, 160]
+    layers: int = Field(1, ge=1)
+    groups: int = 16
+    num_codes: int = Field(1024, ge=2, le=65536)
+    code_dim: int = Field(8, ge=1)
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(4e-4, gt=0)
+    warmup: float = Field(0.02, ge=0, lt=1)
+    beta2: float = 0.99
+    commitment_weight: float = 0.25
+    codebook_decay: float = 0.98
+    revive_below: float = 0.5
+    perceptual_weight: float = Field(0.0, ge=0)
+    perceptual_blocks: int = Field(3, ge=1, le=5)
+    adversarial_weight: float = Field(0.0, ge=0)
+    adversarial_from: float = Field(0.5, ge=0, lt=1)
+    flip: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
+    save_dtype: Literal["float32", "float16"] = "float32"
+    every: int = Field(500, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageTokenizerConfig:
+        bad = [width for width in self.channels if width % self.groups]
+        if bad:
+            raise ValueError(f"channels {bad} are not multiples of groups={self.groups}.")
+        step = 2 ** (len(self.channels) - 1)
+        if self.resolution % step:
+            raise ValueError(f"resolution {self.resolution} is not a multiple of the downsampling {step}.")
+        return self
+
+    def model(self) -> VQModel:
+        """The untrained network."""
+        levels = len(self.channels)
+        return VQModel(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(self.channels),
+            layers_per_block=self.layers,
+            latent_channels=self.channels[-1],
+            norm_num_groups=self.groups,
+            num_vq_embeddings=self.num_codes,
+            vq_embed_dim=self.code_dim,
+            sample_size=self.resolution,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How well held-out pictures survive: PSNR in dB, mean absolute error of levels, share and perplexity of codes used."""
+
+    psnr: float
+    l1: float
+    codes_used: float
+    perplexity: float
+    pictures: int
+
+
+def train_tokenizer(config: ImageTokenizerConfig, out: str | Path, *, resume: bool = False, progress: bool = True) -> Report:
+    """Train the tokenizer `config` describes; write the model folder `out`/tokenizer, its report and a before/after grid.
+
+    Returns the report on the validation pictures. Interrupted runs go on with `resume`.
+
+    Raises:
+        UserError: no pictures, fewer than a batch, or `out` already holds a run and `resume` is false.
+    """
+    out = Path(out)
+    state_file = out / "state.pt"
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise UserError(f"{out} is not empty: choose another output folder, or add --resume to go on with that run.")
+    paths, held_out = _split(config)
+    run = _Run(config, len(paths))
+    if resume and state_file.exists():
+        run.load(torch.load(state_file, weights_only=True))
+    save_config(config, out / "recipe.yaml")
+    size = (config.resolution, config.resolution)
+    batches = run.batches(ImageFolder(paths, size, flip=config.flip))
+    validation = DataLoader(ImageFolder(held_out, size), batch_size=config.batch_size)
+    with (out / "metrics.jsonl").open("a") as log:
+        bar = tqdm(initial=run.step, total=config.steps, unit="step", disable=not progress, desc="image tokenizer")
+        while run.step < config.steps:
+            metrics = run.train_step(next(batches))
+            bar.update()
+            if run.step % config.every == 0 or run.step == config.steps:
+                report = evaluate(run.export(), validation)
+                line = {"step": run.step, **{f"loss_{k}": round(float(v), 5) for k, v in metrics.items()}, **dataclasses.asdict(report)}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                bar.set_postfix(psnr=f"{report.psnr:.2f}", used=f"{report.codes_used:.0%}")
+                with atomic_file(state_file) as part:
+                    torch.save(run.state(), part)
+        bar.close()
+    tokenizer = run.export()
+    report = evaluate(tokenizer, validation)
+    with atomic_dir(out / "tokenizer", overwrite=True) as part:
+        tokenizer.model.to(getattr(torch, config.save_dtype)).save_pretrained(str(part))
+    write_json(out / "report.json", dataclasses.asdict(report))
+    comparison_grid(VQGAN.load(out / "tokenizer"), held_out[: 4 * 8], size).save(out / "grid.png")
+    state_file.unlink(missing_ok=True)
+    return report
+
+
+class _Run:
+    """Everything that changes while training, and how one step changes it."""
+
+    def __init__(self, config: ImageTokenizerConfig, pictures: int) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.pictures, self.step = config, pictures, 0
+        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.model = config.model().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.quantize.requires_grad_(False)
+        self.codebook = VectorQuantize(
+            dim=config.code_dim,
+            codebook_size=config.num_codes,
+            decay=config.codebook_decay,
+            commitment_weight=config.commitment_weight,
+            threshold_ema_dead_code=config.revive_below,
+            kmeans_init=True,
+            accept_image_fmap=True,
+        ).to(self.device)
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=config.lr, betas=(0.9, config.beta2), weight_decay=0.0)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.perceptual = PerceptualLoss(config.perceptual_blocks).to(self.device) if config.perceptual_weight else None
+        self.discriminator = PatchDiscriminator().to(self.device)
+        self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9))
+
+    def _rate(self, step: int) -> float:
+        rise = max(1, round(self.config.warmup * self.config.steps))
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, self.config.steps - rise)))
+
+    def batches(self, data: ImageFolder) -> Iterator[torch.Tensor]:
+        """Endless shuffled batches; epoch e is shuffled by (seed, e), so a resumed run meets the pictures it would have."""
+        size = self.config.batch_size
+        per_epoch = len(data) // size
+        if per_epoch == 0:
+            raise UserError(f"{len(data)} training pictures are fewer than one batch of {size}: lower batch_size.")
+        while True:
+            epoch, done = divmod(self.step, per_epoch)
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            order = list(RandomSampler(data, generator=generator))[done * size : per_epoch * size]
+            yield from DataLoader(data, batch_size=size, sampler=order)
+
+    def train_step(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One optimiser step on (B, 3, H, W); returns the losses."""
+        config = self.config
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
+        adversarial = config.adversarial_weight > 0 and self.step >= config.adversarial_from * config.steps
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            latents = self.model.encode(pixels).latents
+            # Nearest code vectors in full precision: rounding would blur which one is nearest.
+            with torch.autocast(self.device.type, enabled=False):
+                quantized, _, commitment = self.codebook(latents.float())
+            output = self.model.decode(quantized, force_not_quantize=True).sample
+            losses = {"l1": F.l1_loss(output.float(), pixels), "commitment": commitment.sum()}
+            total = losses["l1"] + losses["commitment"]
+            if self.perceptual is not None:
+                losses["perceptual"] = self.perceptual(output, pixels)
+                total = total + config.perceptual_weight * losses["perceptual"]
+            if adversarial:
+                self.discriminator.requires_grad_(False)
+                losses["adversarial"] = -self.discriminator(output).float().mean()
+                total = total + config.adversarial_weight * losses["adversarial"]
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if adversarial:
+            self._train_discriminator(pixels, output.detach())
+        self.step += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _train_discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> None:
+        self.discriminator.requires_grad_(True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = hinge_loss(self.discriminator(real).float(), self.discriminator(fake).float())
+        loss.backward()
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+
+    def export(self) -> VQGAN:
+        """A copy of the model as it stands, rounded to the precision it will be saved in."""
+        model = self.config.model()
+        dtype = getattr(torch, self.config.save_dtype)
+        weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
+        model.load_state_dict({name: value.to(dtype).float() for name, value in weights.items()})
+        return VQGAN(model)
+
+    _PARTS = ("model", "codebook", "optimizer", "schedule", "discriminator", "discriminator_optimizer")
+
+    def state(self) -> dict[str, Any]:
+        """All that `load` needs to go on as if never stopped."""
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {"step": self.step, "rng": torch.get_rng_state(), **parts}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a stored `state`."""
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+        torch.set_rng_state(state["rng"])
+
+
+def _split(config: ImageTokenizerConfig) -> tuple[list[Path], list[Path]]:
+    """Training and validation pictures; without a validation source every n-th picture is kept for it."""
+    paths = list_images(config.train)
+    if config.validation:
+        held_out = list_images(config.validation)
+        overlap = set(held_out)
+        return [path for path in paths if path not in overlap], held_out
+    every = max(2, round(1.0 / config.validation_share))
+    return [p for i, p in enumerate(paths) if i % every], paths[::every]
+
+
+@torch.inference_mode()
+def evaluate(tokenizer: VQGAN, batches: DataLoader[torch.Tensor]) -> Report:
+    """Reconstruct every picture of `batches` (pixels in [-1, 1]) through its codes, as 8-bit images, and measure."""
+    psnr: list[float] = []
+    error: list[float] = []
+    counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
+    for pixels in batches:
+        originals = to_images(pixels)
+        grids = tokenizer.encode(originals)
+        for grid, before, after in zip(grids, originals, tokenizer.decode(grids), strict=True):
+            difference = np.asarray(before, np.float64) - np.asarray(after, np.float64)
+            psnr.append(10.0 * math.log10(255.0**2 / max(float((difference**2).mean()), 1e-10)))
+            error.append(float(np.abs(difference).mean()))
+            counts += np.bincount(grid.reshape(-1), minlength=tokenizer.num_codes)
+    share = counts[counts > 0] / counts.sum()
+    return Report(
+        psnr=float(np.mean(psnr)),
+        l1=float(np.mean(error)),
+        codes_used=float((counts > 0).mean()),
+        perplexity=float(np.exp(-(share * np.log(share)).sum())),
+        pictures=len(psnr),
+    )
+
+
+def comparison_grid(tokenizer: VQGAN, paths: list[Path], size: tuple[int, int], columns: int = 8) -> Image.Image:
+    """Pictures and, under each row of them, what their codes give back."""
+    originals = [image for path in paths for image in to_images(ImageFolder([path], size)[0][None])]
+    results = tokenizer.decode(tokenizer.encode(originals))
+    rows = math.ceil(len(originals) / columns)
+    sheet = Image.new("RGB", (columns * size[0], 2 * rows * size[1]), "white")
+    for index, (before, after) in enumerate(zip(originals, results, strict=True)):
+        row, column = divmod(index, columns)
+        sheet.paste(before, (column * size[0], 2 * row * size[1]))
+        sheet.paste(after, (column * size[0], (2 * row + 1) * size[1]))
+    return sheet

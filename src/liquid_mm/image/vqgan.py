@@ -1,0 +1,158 @@
+"""The image tokenizer that ships: a VQGAN (Esser et al., arXiv 2012.09841) held by `diffusers.VQModel`.
+
+    pixels (B, 3, H, W) → encoder → z (B, D, H/f, W/f) → index of the nearest code vector (B, H/f, W/f)
+    codes → code vectors (B, D, H/f, W/f) → decoder → pixels (B, 3, H, W)
+
+A folder written by `save` is a plain diffusers model folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import VQModel
+from numpy.typing import NDArray
+from PIL import Image
+
+from liquid_mm.errors import UserError
+from liquid_mm.image import preprocess
+
+PIXELS_PER_BATCH = 4 * 1024 * 1024
+"""Pixels pushed through the network at once: bounds memory whatever the picture size."""
+
+
+class VQGAN:
+    """Pictures ↔ codes by a vector-quantised autoencoder. Implements `image.tokenizer.ImageTokenizer`."""
+
+    def __init__(self, model: VQModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> VQGAN:
+        """Load a diffusers `VQModel` folder, in float32.
+
+        Raises:
+            UserError: the folder is missing or holds another kind of model.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} holds no image tokenizer: expected a folder with a VQModel's config.json.")
+        try:
+            return cls(VQModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"{folder} is not a VQModel folder that can be read: {error}.") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and the weights, as diffusers does."""
+        self.model.save_pretrained(str(folder))
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook."""
+        return int(self.model.config.num_vq_embeddings)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per code along each side: every level but the last halves the picture."""
+        return int(2 ** (len(self.model.config.block_out_channels) - 1))
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(width, height) in pixels it was trained on."""
+        side = int(self.model.config.sample_size)
+        return side, side
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """The code vectors: float32 on the CPU, shape (num_codes, dim)."""
+        return self.model.quantize.embedding.weight.detach().float().cpu()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> VQGAN:
+        """Move to `device`; in another `dtype` than float32 a few codes may differ."""
+        # Read before casting, for the fingerprint is that of the float32 weights.
+        _ = self.fingerprint
+        self.model.to(device=device, dtype=dtype or self.model.dtype)
+        return self
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[NDArray[np.int64]]:
+        """Pictures of any sizes to grids of codes, each of shape (height / f, width / f).
+
+        Transparent pictures are laid over white. Pictures of one size run as a batch.
+
+        Raises:
+            UserError: a side is not a positive multiple of `downsampling`.
+        """
+        flat = [preprocess.flatten(image) for image in images]
+        step = self.downsampling
+        for image in flat:
+            if image.width % step or image.height % step:
+                raise UserError(
+                    f"a picture of {image.width}x{image.height} pixels cannot be encoded: "
+                    f"width and height must be multiples of {step}. Crop or resize it first."
+                )
+        grids: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(flat)
+        for indices in _batches([image.size for image in flat], step=1):
+            pixels = preprocess.to_tensor([flat[index] for index in indices])
+            codes = self._encode_pixels(pixels.to(self.model.device, self.model.dtype)).cpu().numpy()
+            for index, grid in zip(indices, codes, strict=True):
+                grids[index] = grid
+        return grids
+
+    @torch.inference_mode()
+    def decode(self, grids: Sequence[NDArray[np.integer[Any]]]) -> list[Image.Image]:
+        """Grids of codes, each (rows, columns), to RGB pictures of (columns · f, rows · f) pixels.
+
+        Raises:
+            UserError: a code is outside [0, num_codes).
+        """
+        for grid in grids:
+            if grid.ndim != 2 or grid.size == 0 or grid.min() < 0 or grid.max() >= self.num_codes:
+                raise UserError(f"a grid of codes must be 2-D with values in 0…{self.num_codes - 1}.")
+        images: list[Image.Image | None] = [None] * len(grids)
+        for indices in _batches([grid.shape for grid in grids], step=self.downsampling):
+            codes = torch.from_numpy(np.stack([grids[index] for index in indices]).astype(np.int64))
+            for index, image in zip(indices, preprocess.to_images(self._decode_codes(codes)), strict=True):
+                images[index] = image
+        return [image for image in images if image is not None]
+
+    def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] → (B, H/f, W/f) codes. Distances in float32: ties are close in lower precision."""
+        latents = self.model.encode(pixels).latents.float()
+        batch, _, rows, columns = latents.shape
+        vectors = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+        nearest = torch.cdist(vectors, self.model.quantize.embedding.weight.float()).argmin(dim=1)
+        return nearest.view(batch, rows, columns)
+
+    def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """(B, h, w) codes → (B, 3, h·f, w·f) pixels, nominally in [-1, 1]."""
+        vectors = self.model.quantize.embedding(codes.to(self.model.device)).permute(0, 3, 1, 2)
+        return self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+
+
+def _batches(shapes: Sequence[tuple[int, ...]], step: int) -> list[list[int]]:
+    """Indices of equal `shapes` (in units of `step` pixels) together, each batch within `PIXELS_PER_BATCH`."""
+    groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, shape in enumerate(shapes):
+        groups[shape].append(index)
+    batches = []
+    for shape, indices in groups.items():
+        count = max(1, PIXELS_PER_BATCH // (shape[0] * shape[1] * step * step))
+        batches += [indices[start : start + count] for start in range(0, len(indices), count)]
+    return batches

@@ -1,0 +1,96 @@
+"""Devices and processes, so that the loop need not know of them. The only importer of accelerate.
+
+Started alone, under `torchrun` or under `accelerate launch`, each process makes one `Engine`; on CPU several processes
+talk over gloo. Parameters stay in float32; `precision="bf16"` makes products in bfloat16 by autocast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+
+class Engine:
+    """This process's place among all, and what it computes with.
+
+    Args:
+        precision: type of matrix products.
+    """
+
+    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32") -> None:
+        # Autocast is ours: accelerate's would convert every output of the model to float32. No buffer changes in training.
+        wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
+        self._bf16 = precision == "bf16"
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return self._accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self._accelerator.is_main_process
+
+    def wrap(self, module: nn.Module) -> Any:
+        """Move `module` to the device and, with several processes, average its gradients over them."""
+        return self._accelerator.prepare_model(module)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context to run forward passes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    def gradients(self, wrapped: Any, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Context of one backward pass; processes exchange gradients in the `last` one of a step alone."""
+        return contextlib.nullcontext() if last else self._accelerator.no_sync(wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate the scalar `loss`."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+        """Gradient norm over all `parameters` (a scalar, on the device); above `limit` gradients are scaled to it."""
+        return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over processes, the same on all."""
+        summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")  # type: ignore[assignment]
+        return summed
+
+    def total(self, values: list[int]) -> list[int]:
+        """Sum of each of a few integers over processes."""
+        if self.world == 1:
+            return values
+        return [int(value) for value in self.sum(torch.tensor(values, device=self.device)).tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """A picklable object of every process, in order of rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        self._accelerator.end_training()

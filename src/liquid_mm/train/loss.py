@@ -1,0 +1,194 @@
+"""Next-token loss fused with the output head: no (tokens × vocabulary) float32 tensor ever exists.
+
+The last hidden states are projected a few rows at a time; loss, gradients, accuracy and logsumexp are taken from those
+rows' logits before the next ones are made. Only positions that predict something are projected at all.
+
+    hidden (N, D) ── chunk of n rows ──► logits (n, V) ──► loss, hit, logsumexp   (kept: three numbers a row)
+                                             └──────────► d hidden (n, D), d weight (V, D) += …
+
+`torch.nn.functional.linear_cross_entropy` has the same shape but gives one mean loss, so per-modality loss, accuracy,
+logsumexp, soft-capping and z-loss would each project again; and it takes the gradient of the whole weight when only the
+new rows learn. It serves the tests as a second opinion, `reference_loss` as the obvious one.
+
+Legend: N predicted positions, D hidden size, V vocabulary, R trained rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liquid_mm.errors import UserError
+
+CHUNK_ELEMENTS = 1 << 25
+"""Logits held at once: 128 MiB in float32, 127 rows of Gemma's 264192 entries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """How a model turns hidden states into logits: `softcap · tanh((h Wᵀ + b) / softcap)`; no softcap, no tanh."""
+
+    weight: Tensor
+    bias: Tensor | None
+    softcap: float | None
+
+    @classmethod
+    def of(cls, llm: nn.Module) -> Head:
+        """The head of a Hugging Face causal LM."""
+        linear: Any = llm.get_output_embeddings()  # type: ignore[operator]
+        softcap: float | None = getattr(llm.config, "final_logit_softcapping", None)
+        return cls(linear.weight, getattr(linear, "bias", None), softcap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) in float32 of `hidden` (…, D), without fusing."""
+        logits = F.linear(hidden, self.weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden.dtype))
+        logits = logits.float()
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+@torch.no_grad()
+def check_head(llm: Any) -> None:
+    """Make sure that `Head` describes what this family does.
+
+    Raises:
+        UserError: it does something else to its logits, so that the fused loss would train another model.
+    """
+    ids = torch.arange(4, device=llm.device)[None]
+    expected = llm(input_ids=ids, use_cache=False).logits.float()
+    logits = Head.of(llm).logits(backbone(llm)(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
+        raise UserError(
+            f"models of type {llm.config.model_type!r} change their logits after the output layer in a way the fused "
+            f"loss does not know; supported: an output bias and `final_logit_softcapping`."
+        )
+
+
+def backbone(llm: nn.Module) -> Any:
+    """The part of a causal LM that ends in the last hidden state."""
+    return getattr(llm, llm.base_model_prefix)  # type: ignore[call-overload]
+
+
+class TokenStats(NamedTuple):
+    """What each predicted position gave, float32 of shape (N,): cross-entropy, 1 where the top id was right, logsumexp."""
+
+    loss: Tensor
+    correct: Tensor
+    logsumexp: Tensor
+
+
+def fused_loss(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    *,
+    z_loss: float = 0.0,
+    rows: Tensor | None = None,
+    row_ids: Tensor | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> tuple[Tensor, TokenStats]:
+    """Summed loss of N positions, and what each gave.
+
+    Args:
+        hidden: (N, D) last hidden states, each of the position before its target.
+        head: the output head; its weight and bias receive gradients if they require them.
+        targets: (N,) int64 ids to predict (already shifted).
+        z_loss: adds `z_loss · logsumexp²` per position.
+        rows: (R, D) master copy of rows of a frozen `head.weight`, which holds their rounded values; receives theirs.
+        row_ids: (R,) int64, the ids of `rows`.
+        chunk_elements: bound on logits held at once.
+
+    Returns:
+        The differentiable sum over positions, and detached `TokenStats`.
+    """
+    total, loss, correct, logsumexp = _FusedLoss.apply(
+        hidden, head.weight, head.bias, rows, row_ids, targets, head.softcap, z_loss, chunk_elements
+    )
+    return total, TokenStats(loss, correct, logsumexp)
+
+
+def reference_loss(hidden: Tensor, head: Head, targets: Tensor, *, z_loss: float = 0.0) -> tuple[Tensor, TokenStats]:
+    """The same as `fused_loss` with every logit in memory: slow and obvious, for tests."""
+    logits = head.logits(hidden)
+    loss = F.cross_entropy(logits, targets, reduction="none")
+    logsumexp = logits.logsumexp(-1)
+    stats = TokenStats(loss.detach(), (logits.argmax(-1) == targets).float(), logsumexp.detach())
+    return (loss + z_loss * logsumexp**2).sum(), stats
+
+
+class _FusedLoss(torch.autograd.Function):
+    """Gradients are made in forward, while the logits exist, and only scaled in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor | None,
+        row_ids: Tensor | None,
+        targets: Tensor,
+        softcap: float | None,
+        z_loss: float,
+        chunk_elements: int,
+    ) -> tuple[Tensor, ...]:
+        count, device = len(hidden), hidden.device
+        # Under autocast the weight is stored in float32 while products are made in the autocast type.
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
+        matrix = weight.to(dtype)
+        wants = dict(zip(("hidden", "weight", "bias", "rows"), ctx.needs_input_grad, strict=False))
+        d_hidden = torch.empty_like(hidden) if wants["hidden"] else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants["weight"] else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants["bias"] else None
+        d_rows = torch.zeros_like(rows, dtype=torch.float32) if rows is not None and wants["rows"] else None
+        loss, correct, logsumexp = (torch.empty(count, device=device) for _ in range(3))
+
+        step = max(1, chunk_elements // len(weight))
+        with torch.autocast(device.type, enabled=False):
+            for start in range(0, count, step):
+                part = slice(start, start + step)
+                h, target = hidden[part].to(dtype), targets[part, None]
+                logits = F.linear(h, matrix, None if bias is None else bias.to(dtype)).float()
+                if softcap is not None:
+                    logits = logits.div_(softcap).tanh_().mul_(softcap)
+                top, best = logits.max(-1)
+                correct[part] = (best == target[:, 0]).float()
+                picked = logits.gather(1, target)[:, 0]
+                slope = None if softcap is None else 1 - (logits / softcap).square_()
+                exp = logits.sub_(top[:, None]).exp_()
+                norm = exp.sum(-1)
+                lse = norm.log() + top
+                loss[part], logsumexp[part] = lse - picked, lse
+                if not any(wants.values()):
+                    continue
+                # d(loss + z·lse²)/d logits = softmax·(1 + 2·z·lse) − onehot
+                d_logits = exp.mul_(((1 + 2 * z_loss * lse) / norm)[:, None])
+                d_logits.scatter_add_(1, target, torch.full_like(picked, -1.0)[:, None])
+                if slope is not None:
+                    d_logits.mul_(slope)
+                d = d_logits.to(dtype)
+                if d_hidden is not None:
+                    d_hidden[part] = d @ matrix
+                if d_weight is not None:
+                    d_weight += d.T @ h
+                if d_rows is not None:
+                    assert row_ids is not None
+                    d_rows += d.index_select(1, row_ids).T @ h
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0)
+        total = loss.sum() + z_loss * logsumexp.square().sum() if z_loss else loss.sum()
+        made = ((d_hidden, hidden), (d_weight, weight), (d_bias, bias), (d_rows, rows))
+        ctx.gradients = [None if d is None or of is None else d.to(of.dtype) for d, of in made]
+        ctx.mark_non_differentiable(loss, correct, logsumexp)
+        return total, loss, correct, logsumexp
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        # In place: a second (V, D) float32 tensor is what this function exists to avoid. So backward runs once.
+        gradients, ctx.gradients = ctx.gradients, None
+        assert gradients is not None, "the fused loss cannot be differentiated twice"
+        return *(None if d is None else d.mul_(grads[0].to(d.dtype)) for d in gradients), *[None] * 5

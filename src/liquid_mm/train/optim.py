@@ -1,0 +1,81 @@
+"""AdamW, its parameter groups, and learning-rate schedules as pure functions of the step.
+
+    factor(step, steps, schedule)      what the peak learning rate is multiplied by at `step` = 0 … steps-1
+
+A schedule has no state: a resumed run recomputes the rate from its step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liquid_mm.train.adapt import Learner
+from liquid_mm.train.config import ScheduleConfig, TrainConfig
+
+
+def factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
+    """Share of the peak learning rate used by optimiser step `step` of `steps`.
+
+    >>> [factor(step, 10, ScheduleConfig(kind="wsd", warmup=0.2, decay=0.5)) for step in (0, 1, 4, 5, 9)]
+    [0.5, 1.0, 1.0, 0.8, 0.0]
+    """
+    warmup = math.ceil(schedule.warmup * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule.kind == "constant":
+        return 1.0
+    fall = steps - warmup if schedule.kind == "cosine" else round(schedule.decay * steps)
+    done = (step - (steps - fall) + 1) / fall if fall else 0.0
+    if done <= 0:
+        return 1.0
+    left = 0.5 * (1 + math.cos(math.pi * done)) if schedule.kind == "cosine" else 1 - done
+    return schedule.min_ratio + (1 - schedule.min_ratio) * left
+
+
+def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what `learner` trains: matrices decay, norms and biases do not, new rows have their own rate."""
+    new = {id(parameter) for parameter in learner.new_rows()}
+    rest = [parameter for parameter in learner.trained().values() if id(parameter) not in new]
+    new_rows_lr = config.new_rows_lr or config.lr
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim >= 2], "peak_lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "peak_lr": config.lr, "weight_decay": 0.0},
+        {"params": learner.new_rows(), "peak_lr": new_rows_lr, "weight_decay": config.weight_decay},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=config.betas, fused=True)
+    if not new and new_rows_lr != config.lr:
+        scale_row_updates(optimizer, learner.tables(), learner.row_ids, new_rows_lr / config.lr)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set every group to `share` of its peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = share * group["peak_lr"]
+
+
+def scale_row_updates(
+    optimizer: torch.optim.Optimizer, tables: list[nn.Parameter], row_ids: list[int], ratio: float
+) -> None:
+    """Give some rows of trained `tables` a learning rate of `ratio` times the rest.
+
+    AdamW's change of a weight, decay included, is proportional to the learning rate, so multiplying the change of a row
+    is the same as a rate of its own, which a group of the optimiser cannot express for part of a parameter.
+    """
+    before: list[Tensor] = []
+
+    @torch.no_grad()
+    def keep(*_: Any) -> None:
+        before[:] = [table[row_ids] for table in tables]
+
+    @torch.no_grad()
+    def scale(*_: Any) -> None:
+        for table, old in zip(tables, before, strict=True):
+            table[row_ids] = old + ratio * (table[row_ids] - old)
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.register_step_post_hook(scale)

@@ -1,0 +1,111 @@
+"""A training run from its config to a finished checkpoint folder.
+
+    train(load_config(TrainConfig, "recipes/emoji/train.yaml"))
+
+    RUN/config.yaml          every setting, defaults included
+        metrics.jsonl        losses and speeds; tensorboard/ holds the same as curves
+        samples/step-N/      whatever the `on_sample` hook writes
+        checkpoints/step-N/  to resume from
+        final/               the finished model, as `liquid_mm.load` takes it
+        adapter/             LoRA and rows runs: the same model as a small difference to its base
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from liquid_mm.checkpoint import Checkpoint, load_checkpoint
+from liquid_mm.config import changed_keys, load_config, save_config
+from liquid_mm.data.mixture import build_mixture, build_validation
+from liquid_mm.errors import UserError
+from liquid_mm.train.adapt import Learner
+from liquid_mm.train.checkpoint import checkpoints
+from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.engine import Engine
+from liquid_mm.train.export import export
+from liquid_mm.train.loop import Trainer
+from liquid_mm.vocab.prompts import Renderer
+
+OnSample = Callable[[Checkpoint, int, Path], None]
+"""Called as `on_sample(checkpoint, step, folder)` with the model as it stands, in evaluation mode and without gradients."""
+
+FREE = {"output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation"}
+"""Settings a resumed run may change: none of them touches what is learned."""
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, on_sample: OnSample | None = None, progress: bool = True
+) -> Path:
+    """Train a Liquid model (paper section 4.1).
+
+    Args:
+        config: the run's settings.
+        resume: go on from the newest checkpoint in the run folder; without one, start.
+        on_sample: writes samples of the model into the folder it is given, every `config.sample_every` steps.
+        progress: show a progress bar.
+
+    Returns:
+        `RUN/final`, a checkpoint folder.
+
+    Raises:
+        UserError: a path, setting or data set does not fit, the disk is full, or the loss is no longer finite.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was kept.
+    """
+    run = config.output
+    final = run / "final"
+    _check_folder(config, resume)
+    if final.exists():
+        return final
+    engine = Engine(config.precision)
+    try:
+        base = load_checkpoint(config.model)
+        torch.manual_seed(config.seed)
+        learner = Learner(base.llm, base.vocabulary, config)
+        renderer = Renderer(base.tokenizer, base.vocabulary)
+        place = {"rank": engine.rank, "world": engine.world, "fingerprint": base.image_tokenizer.fingerprint}
+        if engine.is_main:
+            save_config(config, run / "config.yaml")
+
+        def sample(step: int) -> None:
+            assert on_sample is not None
+            on_sample(dataclasses.replace(base, llm=learner.llm), step, run / "samples" / f"step-{step:08d}")
+
+        trainer = Trainer(
+            learner,
+            build_mixture(config.data, renderer, **place),
+            config,
+            engine,
+            validation=build_validation(config.validation, renderer, **place) if config.validation else None,
+            sample=sample if on_sample else None,
+            progress=progress,
+        )
+        if resume:
+            trainer.resume()
+        trainer.run()
+        if engine.is_main:
+            export(learner, base, run)
+        engine.wait()
+    finally:
+        engine.close()
+    return final
+
+
+def _check_folder(config: TrainConfig, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    run = config.output
+    if not resume:
+        if (run / "final").exists() or checkpoints(run / "checkpoints"):
+            raise UserError(f"{run} already holds a run: add --resume to go on with it, or choose another output.")
+        return
+    if not (run / "config.yaml").exists():
+        return
+    changed = [key for key in changed_keys(load_config(TrainConfig, run / "config.yaml"), config) if key.split(".")[0] not in FREE]
+    if changed:
+        raise UserError(
+            f"cannot resume {run} with other settings: {', '.join(changed)} differ from its config.yaml. "
+            f"Free to change: {', '.join(sorted(FREE))}."
+        )
