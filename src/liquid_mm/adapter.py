@@ -5,13 +5,14 @@
          adapter/             LoRA weights as PEFT reads them; absent if the new rows alone were trained
          image_tokenizer/
 
-Loading repeats what training started from: base → extend → put the rows in → merge the LoRA. The text tokenizer comes out
-of that too, so it need not be stored.
+Loading repeats what training started from: base → extend → put the rows in → merge the LoRA. The text tokenizer comes
+out of that too, so it need not be stored.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def save(
     stored.save_pretrained(folder / LORA)
 
 
-def load(
-    folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype
-) -> tuple[Any, Any]:
+def load(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) -> tuple[Any, Any]:
     """The language model, in `dtype` on the CPU, and its tokenizer.
 
     Raises:
@@ -86,11 +85,14 @@ def load(
         resolution=vocabulary.resolution,
     )
     if found != vocabulary:
-        raise UserError(f"{base.source} extends to another vocabulary than {folder} was trained with: it is another base.")
+        raise UserError(f"{base.source} is another base than that of {folder}: it extends to another vocabulary.")
     _set_rows(llm, folder / ROWS)
     merged: Any = llm
     if (folder / LORA).is_dir():
-        merged = PeftModel.from_pretrained(llm, str(folder / LORA)).merge_and_unload()
+        with warnings.catch_warnings():
+            # PEFT asks for an attribute by a name that transformers 5 renamed; nothing a user can act on.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            merged = PeftModel.from_pretrained(llm, str(folder / LORA)).merge_and_unload()
     for parameter in merged.parameters():  # not `.to(dtype)`: that would round the rotary frequencies too
         parameter.data = parameter.data.to(dtype)
     return merged, tokenizer

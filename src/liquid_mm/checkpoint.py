@@ -4,9 +4,9 @@
          liquid.json        {"format": 1, "vocabulary": {…}, "image_tokenizer": "image_tokenizer", "…_fingerprint": "…"}
          image_tokenizer/   what the image tokenizer's `save` writes
 
-A smaller form holds only what was trained on top of a base model; see `adapter`. Folders are written whole or not at all,
-and on loading the parts are checked against each other, for a code that means another patch, or an id that means another
-token, would not fail but draw nonsense.
+A smaller form holds only what was trained on top of a base model; see `adapter`. Folders are written whole or not at
+all, and on loading the parts are checked against each other, for a code that means another patch, or an id that means
+another token, would not fail but draw nonsense.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def save_checkpoint(checkpoint: Checkpoint, out: str | Path) -> None:
         _write_parts(checkpoint, folder)
 
 
-def save_adapter(checkpoint: Checkpoint, lora: Any | None, base: adapter.Base, out: str | Path, dtype: str = "float32") -> None:
+def save_adapter(
+    checkpoint: Checkpoint, lora: Any | None, base: adapter.Base, out: str | Path, dtype: str = "float32"
+) -> None:
     """Write only what was trained on top of `base` as the new folder `out` (see `adapter`).
 
     Args:
@@ -131,8 +133,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint folder, or the model inside the package by the name "demo".
 
-    The arguments are those of `liquid_mm.load`. The language model comes in evaluation mode; the image tokenizer stays in
-    float32, where its codes are exact.
+    The arguments are those of `liquid_mm.load`. The language model comes in evaluation mode; the image tokenizer stays
+    in float32, where its codes are exact.
 
     Raises:
         UserError: the folder is missing, of another layout, or its parts do not fit each other.
@@ -145,8 +147,8 @@ def load_checkpoint(
     images = VQGAN.load(folder / record["image_tokenizer"])
     if images.fingerprint != record["image_tokenizer_fingerprint"]:
         raise UserError(
-            f"{folder / record['image_tokenizer']} is not the image tokenizer this model was trained with "
-            f"(fingerprint {images.fingerprint} instead of {record['image_tokenizer_fingerprint']}): restore the original."
+            f"{folder / record['image_tokenizer']} is not the image tokenizer this model was trained with (fingerprint "
+            f"{images.fingerprint} instead of {record['image_tokenizer_fingerprint']}): restore the original."
         )
     if "base" in record:
         if quantization:
@@ -170,8 +172,8 @@ def extend(
 ) -> Vocabulary:
     """Turn any Hugging Face causal LM into a Liquid model ready for training (paper section 3.1).
 
-    Its embedding table grows by the codes of the image tokenizer and by `<boi>`, `<eoi>`, `<unconditional>`; what it says
-    about text does not change.
+    Its embedding table grows by the codes of the image tokenizer and by `<boi>`, `<eoi>`, `<unconditional>`; what it
+    says about text does not change.
 
     Args:
         base: Hub id, folder, GGUF file, or "package:NAME/FILE" for a file inside an installed package.
@@ -216,8 +218,9 @@ def load_tokenizer(folder: Path | str) -> Any:
 
 def load_weights(folder: Path | str, **options: Any) -> Any:
     """The causal LM in a folder; weights that are missing are an error rather than drawn at random."""
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        llm, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        llm, info = load(folder, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} has no causal language model that can be read: {error}") from error
     if info["missing_keys"] or info["mismatched_keys"]:

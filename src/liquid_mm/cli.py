@@ -217,12 +217,18 @@ def tokenize(
     device: Device = None,
 ) -> None:
     """Turn pictures with captions, conversations or texts into a tokenised set for training."""
+    from tqdm import tqdm
+
     from liquid_mm.checkpoint import load_image_tokenizer
-    from liquid_mm.data.tokenize import tokenize_with_progress
+    from liquid_mm.data.tokenize import tokenize
     from liquid_mm.device import pick_device
 
     images = load_image_tokenizer(image_tokenizer).to(pick_device(device)) if image_tokenizer else None
-    manifest = tokenize_with_progress(source, images, out, size=size, batch_size=batch_size, max_rejects=max_rejects)
+    with tqdm(unit="record", desc=f"tokenising {source}") as bar:
+        manifest = tokenize(
+            source, images, out, size=size, batch_size=batch_size, max_rejects=max_rejects,
+            progress=lambda kept, rejected: bar.update(kept + rejected - bar.n),
+        )  # fmt: skip
     typer.echo(f"{out}: {manifest.records} records kept, {sum(manifest.rejected.values())} left out {dict(manifest.rejected)}")
 
 
@@ -235,18 +241,16 @@ def inspect(
     png: Annotated[Optional[Path], typer.Option(help="Also write it as a picture.")] = None,
 ) -> None:
     """Summarise a tokenised set; with a checkpoint, show one record the way the model sees it."""
-    from liquid_mm.data.inspect import show
+    from liquid_mm.data.show import show_record, show_summary
 
-    show(data, checkpoint_parts(checkpoint) if checkpoint else None, record, reverse, png)
-
-
-def checkpoint_parts(name: str) -> tuple[object, object]:
-    """The renderer and image tokenizer of a checkpoint, for commands that do not run the language model."""
+    if checkpoint is None:
+        return show_summary(data)
     from liquid_mm.checkpoint import load_checkpoint
     from liquid_mm.vocab.prompts import Renderer
 
-    checkpoint = load_checkpoint(name, device="cpu")
-    return Renderer(checkpoint.tokenizer, checkpoint.vocabulary), checkpoint.image_tokenizer
+    parts = load_checkpoint(checkpoint, device="cpu")
+    renderer = Renderer(parts.tokenizer, parts.vocabulary)
+    show_record(data, record, renderer, parts.image_tokenizer, reverse=reverse, png=png)
 
 
 @app.command()

@@ -26,8 +26,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"unknown device {device!r}: use 'cpu', 'cuda', 'cuda:1', 'mps', …") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(chosen.type)
-    if there and not there():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, True):
         raise UserError(f"device {str(chosen)!r} is not available on this machine: leave the device out, or use 'cpu'.")
     return chosen
 

@@ -62,9 +62,7 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
 def sets(tmp_path_factory: pytest.TempPathFactory, image_tokenizer: VQGAN) -> dict[str, Path]:
     """One tokenised set of each kind: 23 pairs, 11 documents of growing length, 7 conversations."""
     root = tmp_path_factory.mktemp("sets")
-    pairs = [
-        {"id": f"pair {n}", "image": picture(n), "text": f"a {COLOURS[n % 5]} disc number {n}"} for n in range(23)
-    ]
+    pairs = [{"id": f"pair {n}", "image": picture(n), "text": f"a {COLOURS[n % 5]} disc number {n}"} for n in range(23)]
     texts = [{"text": f"story {n}: " + "the duck swims on the lake. " * (1 + 2 * n)} for n in range(11)]
     chats = [
         {

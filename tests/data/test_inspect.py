@@ -11,8 +11,6 @@ from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.inspect import FILLS, FRAMES, half_blocks, inspect_png, inspect_terminal
 from liquid_mm.vocab.records import ImageToText, Text, TextToImage
 
-GREY, GREEN = "\x1b[38;5;2", "\x1b[38;5;"
-
 
 def terminal(renderable) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from liquid_mm.data import mixture as module
+from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import CAPTION, CODE, TEXT, MixtureConfig, build_mixture, build_validation, examples
 from liquid_mm.errors import UserError
 from liquid_mm.vocab.prompts import INSTRUCTIONS, Renderer
@@ -149,19 +150,29 @@ def test_weights_are_shares_of_records(sets, renderer):
 
 
 def test_validation_is_one_whole_pass(sets, renderer):
-    settings = config(sets)
+    settings = config(sets, batch_size=5)
     validation = build_validation(settings, renderer)
     batches = list(validation)
     assert_equal(batches, list(validation))
-    assert all(batch["ids"].shape == (B, T) for batch in batches)
+    assert all(batch["ids"].shape == (5, T) for batch in batches)
     assert (batches[-1]["segment_ids"].max(axis=1) == 0).any(), "the last batch is filled up with empty rows"
     found = segments(batches)
-    tasks = Counter(set(modality) - {0} == {CODE} for _, _, modality in found if CAPTION in modality or TEXT not in modality)
+    tasks = Counter(
+        set(modality) - {0} == {CODE} for _, _, modality in found if CAPTION in modality or TEXT not in modality
+    )
     assert tasks == {True: 23, False: 23}, "each pair both ways"
     assert sum({TEXT, CODE} <= set(modality) for _, _, modality in found) == 7, "each conversation"
     assert not any(renderer.vocabulary.unconditional in ids for ids, _, _ in found)
     texts = sum(sum(mask) for _, mask, modality in found if set(modality) <= {0, TEXT})
-    assert texts == sum(sum(example["loss_mask"]) for example in take(examples(config(sets, "text"), renderer), 36))
+    stories = TokenizedSet(sets["text"])
+    assert texts == sum(renderer.render(stories[n]).loss_mask.sum() for n in range(11)), "every token of each story"
+
+
+def test_padding_is_the_models_own(sets, renderer, vocabulary):
+    padded = Renderer(renderer._encoder.tokenizer, dataclasses.replace(vocabulary, pad=3))
+    settings = config(sets, batch_size=5)
+    for batch in [*build_validation(settings, padded), *take(build_mixture(settings, padded), 2)]:
+        assert (batch["ids"][batch["segment_ids"] == 0] == 3).all()
 
 
 def test_validation_takes_one_way_where_nothing_is_reversed(sets, renderer):
@@ -177,16 +188,14 @@ def test_ranks_share_validation_evenly(sets, renderer):
     whole = list(build_validation(settings, renderer))
     ranks = [list(build_validation(settings, renderer, rank=rank, world=2)) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == len(whole)
-    joined = [
-        {name: np.concatenate([one[name], two[name]]) for name in one} for one, two in zip(*ranks, strict=True)
-    ]
+    joined = [{name: np.concatenate([one[name], two[name]]) for name in one} for one, two in zip(*ranks, strict=True)]
     assert_equal(joined, whole)
 
 
 def test_mistakes_are_named_before_the_first_batch(sets, renderer, vocabulary, image_tokenizer):
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3"):
         build_mixture(config(sets), renderer, rank=2, world=3)
-    with pytest.raises(UserError, match="32x32 pixels in .* are 4 codes each and do not fit seq_len 6"):
+    with pytest.raises(UserError, match=r"32x32 pixels in .* are 4 codes each and do not fit seq_len 6"):
         build_mixture(config(sets, seq_len=6), renderer)
     with pytest.raises(UserError, match="vocabulary mismatch"):
         build_mixture(config(sets), renderer, fingerprint="0" * 16)

@@ -21,7 +21,10 @@ def test_the_fields_decide_the_kind():
     )
     chat = read({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]})
     assert isinstance(chat, ChatEntry)
-    assert [(message.role, message.parts) for message in chat.messages] == [("user", ("Hi",)), ("assistant", ("Hello",))]
+    assert [(message.role, message.parts) for message in chat.messages] == [
+        ("user", ("Hi",)),
+        ("assistant", ("Hello",)),
+    ]
 
 
 def test_a_column_that_is_null_counts_as_absent():

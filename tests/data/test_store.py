@@ -31,7 +31,7 @@ def test_the_datasets_library_reads_the_shards(sets, tmp_path):
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no tokenised set.*liquid tokenize"):
+    with pytest.raises(UserError, match=r"no tokenised set.*liquid tokenize"):
         TokenizedSet(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="not of format 1"):
@@ -48,10 +48,10 @@ def test_a_shard_that_is_missing_or_cut_short_is_refused(tmp_path, monkeypatch):
     whole = shard.read_bytes()
     for damage in (whole[: len(whole) // 2], whole[:-3000], b"nonsense"):
         shard.write_bytes(damage)
-        with pytest.raises(UserError, match="data-00000.arrow .*tokenise the set again"):
+        with pytest.raises(UserError, match=r"data-00000.arrow .*tokenise the set again"):
             TokenizedSet(tmp_path / "out")
     shard.unlink()
-    with pytest.raises(UserError, match="data-00000.arrow cannot be read"):
+    with pytest.raises(UserError, match=r"data-00000\.arrow cannot be read"):
         TokenizedSet(tmp_path / "out")
 
 

@@ -21,7 +21,9 @@ def pair(image: object, text: str = "a disc") -> dict:
 
 def test_codes_are_those_of_the_cropped_picture(tmp_path, image_tokenizer):
     images = [picture(n, size) for n, size in enumerate([(32, 32), (70, 40), (33, 64)])]
-    manifest = tokenize([pair(image) for image in images], image_tokenizer, tmp_path / "out", size=(48, 32), batch_size=2)
+    manifest = tokenize(
+        [pair(image) for image in images], image_tokenizer, tmp_path / "out", size=(48, 32), batch_size=2
+    )
     expected = image_tokenizer.encode([center_crop_resize(image, (48, 32)) for image in images])
     stored = TokenizedSet(tmp_path / "out")
     for number, grid in enumerate(expected):

@@ -26,10 +26,10 @@ def test_a_model_with_another_vocabulary_is_refused(sets, vocabulary, image_toke
     pairs = TokenizedSet(sets["pairs"])
     pairs.check(vocabulary)
     pairs.check(vocabulary, image_tokenizer.fingerprint)
-    with pytest.raises(UserError, match="vocabulary mismatch.*codes 8192, the model has 1024"):
+    with pytest.raises(UserError, match=r"vocabulary mismatch.*codes 8192, the model has 1024"):
         pairs.check(dataclasses.replace(vocabulary, num_codes=1024))
-    with pytest.raises(UserError, match="vocabulary mismatch.*pixels per code 16, the model has 8"):
+    with pytest.raises(UserError, match=r"vocabulary mismatch.*pixels per code 16, the model has 8"):
         pairs.check(dataclasses.replace(vocabulary, downsampling=8))
-    with pytest.raises(UserError, match="vocabulary mismatch.*fingerprint.*0123456789abcdef"):
+    with pytest.raises(UserError, match=r"vocabulary mismatch.*fingerprint.*0123456789abcdef"):
         pairs.check(vocabulary, "0123456789abcdef")
     TokenizedSet(sets["text"]).check(dataclasses.replace(vocabulary, num_codes=1024), "any")

@@ -3,7 +3,6 @@ import functools
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_liquid
 
 from liquid_mm.errors import UserError
 from liquid_mm.generate import engine as engine_module
@@ -12,6 +11,7 @@ from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.grammar import ImageTask, TextTask
 from liquid_mm.generate.request import Request
 from liquid_mm.generate.sampling import SamplingConfig
+from tiny import FAMILIES, tiny_liquid
 
 GREEDY = SamplingConfig(top_k=1)
 # Prompts of these lengths in one batch; the longest exceeds the tiny Gemma 2's and 3's window of 64.
@@ -53,8 +53,9 @@ def small_text(vocabulary):
 def reply(vocabulary, scale=3.0, seed=0, max_images=2) -> Request:
     # So hot that every text id is about equally likely.
     hot = SamplingConfig(temperature=1e6)
-    drawing = ImageTask((2, 3), SamplingConfig(guidance_scale=scale), (vocabulary.unconditional, vocabulary.boi), max_images)
-    return Request(prompt(10), seed, image=drawing, text=TextTask(40, hot, frozenset()))
+    unconditional = (vocabulary.unconditional, vocabulary.boi)
+    drawing = ImageTask((2, 3), SamplingConfig(guidance_scale=scale), unconditional, max_images)
+    return Request(prompt(10), seed, image=drawing, text=TextTask(24, hot, frozenset()))
 
 
 def simplify(result):
@@ -91,14 +92,13 @@ def test_one_batch_of_everything_equals_the_reference(family):
     assert_equals_reference(llm, vocabulary, requests)
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("family", ["smollm", "gemma3", "gpt2"])
+@pytest.mark.parametrize(("family", "scale"), [("smollm", 1.0), ("smollm", 3.0), ("gemma3", 3.0), ("gpt2", 3.0)])
 def test_a_reply_with_pictures_equals_the_reference(family, scale):
     llm, _, vocabulary = model(family)
     vocabulary = small_text(vocabulary)
-    requests = [reply(vocabulary, scale, seed) for seed in range(4)]
-    results = assert_equals_reference(llm, vocabulary, [*requests, text(40, tokens=30)])
-    kinds = [type(part) for result in results[:4] for part in result.parts]
+    requests = [reply(vocabulary, scale, seed) for seed in (1, 4, 5)]
+    results = assert_equals_reference(llm, vocabulary, [*requests, text(40)])
+    kinds = [type(part) for result in results[:3] for part in result.parts]
     assert kinds.count(tuple) >= 3
     assert len(kinds) - kinds.count(tuple) >= 2, "the seeds open too few pictures: a weak test"
 
@@ -156,10 +156,10 @@ def test_every_id_is_an_event():
     events = []
     requests = [picture(vocabulary, size=(16, 16), scale=2.0), text(tokens=3, top_k=1)]
     results = Engine(llm, vocabulary).run(requests, events.append)
-    codes = [event.token - vocabulary.code_offset for event in events if event.index == 0]
-    assert codes == results[0].codes.ravel().tolist()
+    drawn = [event for event in events if event.index == 0]
+    assert [event.token - vocabulary.code_offset for event in drawn] == results[0].codes.ravel().tolist()
+    assert [(event.modality, event.done) for event in drawn] == [("image", False)] * 3 + [("image", True)]
     assert [event.token for event in events if event.index == 1] == results[1].ids
-    assert [(event.modality, event.done) for event in events if event.index == 0] == [("image", False)] * 3 + [("image", True)]
 
 
 def test_a_request_beyond_the_context_is_refused_before_anything_runs():

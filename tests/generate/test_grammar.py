@@ -6,7 +6,9 @@ from liquid_mm.generate.sampling import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 # 20 text ids, 4 padding rows, 8 codes.
-VOCABULARY = Vocabulary(20, 24, 8, boi=7, eoi=8, unconditional=9, bos=2, eos=1, pad=0, downsampling=8, resolution=(16, 8))
+VOCABULARY = Vocabulary(
+    20, 24, 8, boi=7, eoi=8, unconditional=9, bos=2, eos=1, pad=0, downsampling=8, resolution=(16, 8)
+)
 DRAW = ImageTask((1, 2), SamplingConfig(top_k=1, guidance_scale=3.0))
 WRITE = TextTask(5, SamplingConfig(top_k=2), frozenset({1, 12}))
 CODES = Choice(range(24, 32))

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny import FAMILIES, tiny_base
 from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig
 
 from liquid_mm.errors import UserError
 from liquid_mm.generate.head import Head
+from tiny import FAMILIES, tiny_base
 
 IDS = torch.tensor([[3, 9, 4, 17]])
 

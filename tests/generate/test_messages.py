@@ -22,7 +22,11 @@ def test_strings_and_parts_become_a_record():
     chat = to_chat(
         [
             {"role": "system", "content": "Be brief."},
-            user({"type": "image", "image": PICTURE}, {"type": "image", "image": "b.png"}, {"type": "text", "text": "Same?"}),
+            user(
+                {"type": "image", "image": PICTURE},
+                {"type": "image", "image": "b.png"},
+                {"type": "text", "text": "Same?"},
+            ),
             {"role": "assistant", "content": [{"type": "image", "image": DRAWN}]},
             {"role": "user", "content": "Why?"},
         ],

@@ -6,7 +6,9 @@ from liquid_mm.generate.request import Request, Running
 from liquid_mm.generate.sampling import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary(20, 20, 8, boi=7, eoi=8, unconditional=9, bos=2, eos=1, pad=0, downsampling=8, resolution=(16, 8))
+VOCABULARY = Vocabulary(
+    20, 20, 8, boi=7, eoi=8, unconditional=9, bos=2, eos=1, pad=0, downsampling=8, resolution=(16, 8)
+)
 DRAW = ImageTask((1, 2), SamplingConfig(guidance_scale=3.0), unconditional=(2, 9, 7))
 WRITE = TextTask(5, SamplingConfig(), frozenset({1}))
 

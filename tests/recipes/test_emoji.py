@@ -357,11 +357,11 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
     for record in records:
         with Image.open(tiny / record["image"]) as image:
             assert (image.size, image.mode) == ((32, 32), "RGB")
-    core = [json.loads(line)["text"] for line in (tiny / "train_core.jsonl").read_text().splitlines()]
-    assert {"red apple", "a red apple", "a red apple, 3D style", "red apple, Noto style"} <= set(core)
+    core = {record["text"] for record in records if record["split"] == "train" and record["kind"] == "core"}
+    assert {"red apple", "a red apple", "a red apple, 3D style", "red apple, Noto style"} <= core
     stats = json.loads((tiny / "stats.json").read_text())
     assert stats["unnamed"] == ["3d/1f9ff", "noto/1f9ff", "twemoji/1f9ff"]  # a picture CLDR has no name for is listed
-    assert stats["records"]["chat_train"] == 2 * sum(stats["pictures"]["train_core"].values())
+    assert stats["records"]["chat_train"] == 2 * sum(sum(stats["pictures"][name].values()) for name in build.CORE_FILES)
     assert stats["text_records"]["text"] > stats["text_records"]["text_validation"] > 0
 
     before = {path: (path.read_bytes(), path.stat().st_ino) for path in tiny.rglob("*.*") if path.is_file()}

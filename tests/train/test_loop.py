@@ -22,6 +22,7 @@ from liquid_mm.train.loop import Interrupted, Trainer, to_inputs
 from liquid_mm.train.metrics import read_metrics
 
 HERE = Path(__file__).parent
+DROPPING = {"rank": 2, "dropout": 0.2}
 CLOCK = ("tokens_per_second",)
 
 
@@ -107,7 +108,7 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path):
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_resume_is_exact_across_an_epoch_boundary(tmp_path, method):
-    settings = dict(method=method, steps=9, log_every=2, lora={"rank": 2, "dropout": 0.2}, new_rows_lr=3e-2)
+    settings = {"method": method, "steps": 9, "log_every": 2, "lora": DROPPING, "new_rows_lr": 3e-2}
     whole = recipe(tmp_path / "whole", **settings)
     trainer(whole).run()
     parted = recipe(tmp_path / "parted", **settings)
@@ -151,7 +152,13 @@ def test_validation_and_samples_leave_training_alone(tmp_path):
         assert not torch.is_grad_enabled()
         seen.append((step, run.learner.training, torch.rand(1).item()))
 
-    settings = dict(steps=4, method="lora", lora={"rank": 2, "dropout": 0.2}, sample_every=2, validate_every=1)
+    settings = {
+        "steps": 4,
+        "method": "lora",
+        "lora": DROPPING,
+        "sample_every": 2,
+        "validate_every": 1,
+    }
     plain, watched = recipe(tmp_path / "a", **settings), recipe(tmp_path / "b", **settings)
     trainer(plain).run()
     run = trainer(watched, sample=sample, validation=[next(Synthetic())])
@@ -199,7 +206,7 @@ def finish(process):
 
 def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path):
     script = str(HERE / "run_synthetic.py")
-    settings = dict(steps=40, save_every=2, log_every=3)
+    settings = {"steps": 40, "save_every": 2, "log_every": 3}
     whole = recipe(tmp_path / "whole", **settings)
     trainer(whole).run()
     process = launch(script, str(tmp_path / "killed"), json.dumps(settings))
@@ -220,11 +227,20 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path):
 
 
 def test_two_processes_train_to_the_losses_of_one(tmp_path):
-    settings = dict(steps=4, grad_accum=2, save_every=2, validate_every=4)
+    settings = {"steps": 4, "grad_accum": 2, "save_every": 2, "validate_every": 4}
     one = recipe(tmp_path / "one", **settings)
     trainer(one, validation=[next(Synthetic())]).run()
     run = "from torch.distributed.run import main; main()"
-    arguments = ["-c", run, "--nproc-per-node", "2", "--master-port", "0", "--standalone", str(HERE / "run_synthetic.py")]
+    arguments = [
+        "-c",
+        run,
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--standalone",
+        str(HERE / "run_synthetic.py"),
+    ]
     finish(launch(*arguments, str(tmp_path / "two"), json.dumps(settings)))
     two = recipe(tmp_path / "two", **settings)
     assert_close(two, one, 1e-5)

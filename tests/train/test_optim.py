@@ -13,13 +13,16 @@ from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (dict(kind="constant", warmup=0.2), [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
-        (dict(kind="wsd", warmup=0.2, decay=0.4), [0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]),
-        (dict(kind="wsd", warmup=0, decay=0.2, min_ratio=0.5), [1, 1, 1, 1, 1, 1, 1, 1, 0.75, 0.5]),
-        (dict(kind="wsd", warmup=0, decay=0), [1] * 10),
+        ({"kind": "constant", "warmup": 0.2}, [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"kind": "wsd", "warmup": 0.2, "decay": 0.4}, [0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]),
+        ({"kind": "wsd", "warmup": 0, "decay": 0.2, "min_ratio": 0.5}, [1, 1, 1, 1, 1, 1, 1, 1, 0.75, 0.5]),
+        ({"kind": "wsd", "warmup": 0, "decay": 0}, [1] * 10),
         # warm-up of 2; then cos(k·π/8): 1, cos²(π/16), … down to 0
-        (dict(kind="cosine", warmup=0.2), [0.5, 1, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381, 0]),
-        (dict(kind="cosine", warmup=0.2, min_ratio=0.5), [0.5, 1, 0.981, 0.9268, 0.8457, 0.75, 0.6543, 0.5732, 0.519, 0.5]),
+        ({"kind": "cosine", "warmup": 0.2}, [0.5, 1, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381, 0]),
+        (
+            {"kind": "cosine", "warmup": 0.2, "min_ratio": 0.5},
+            [0.5, 1, 0.981, 0.9268, 0.8457, 0.75, 0.6543, 0.5732, 0.519, 0.5],
+        ),
     ],
 )
 def test_schedules_by_hand(schedule, expected):

@@ -24,8 +24,10 @@ VOCABULARY = Vocabulary(
     resolution=(32, 32),
 )
 
-SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-GROUPED = dict(**SHAPE, num_key_value_heads=1, max_position_embeddings=128, pad_token_id=0, bos_token_id=2, eos_token_id=1)
+SHAPE = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+GROUPED = dict(
+    **SHAPE, num_key_value_heads=1, max_position_embeddings=128, pad_token_id=0, bos_token_id=2, eos_token_id=1
+)
 FAMILIES = {
     "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=16),
     "gemma2": lambda: transformers.Gemma2Config(
@@ -62,9 +64,15 @@ def tiny(family="llama_tied", seed=0):
 
 def recipe(tmp_path, **settings):
     data = MixtureConfig(sources=(SourceConfig(path=tmp_path / "none"),), seq_len=28, batch_size=4)
-    defaults = dict(
-        model=tmp_path / "model", output=tmp_path / "run", data=data, steps=6, precision="fp32", lr=1e-2, log_every=1
-    )
+    defaults = {
+        "model": tmp_path / "model",
+        "output": tmp_path / "run",
+        "data": data,
+        "steps": 6,
+        "precision": "fp32",
+        "lr": 1e-2,
+        "log_every": 1,
+    }
     return TrainConfig.model_validate(defaults | settings)
 
 

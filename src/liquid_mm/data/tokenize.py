@@ -150,11 +150,20 @@ class BatchEncoder:
         """
         opened = [self._open(entry) for entry in entries]
         images = [image for _, pictures in opened for image in pictures]
-        grids: Iterator[Grid] = iter(self.image_tokenizer.encode(images) if self.image_tokenizer and images else ())
+        grids: Iterator[Grid] = iter(self._encode(images))
         return [
             entry if isinstance(entry, Reject) else Encoded(entry, tuple(itertools.islice(grids, len(pictures))))
             for entry, pictures in opened
         ]
+
+    def _encode(self, images: Sequence[Image.Image]) -> list[Grid]:
+        """Codes of `images`; equal pictures, such as one with several captions, are encoded once."""
+        if self.image_tokenizer is None or not images:
+            return []
+        keys = [(image.size, image.tobytes()) for image in images]
+        unique = dict(zip(keys, images, strict=True))
+        codes = dict(zip(unique, self.image_tokenizer.encode(list(unique.values())), strict=True))
+        return [codes[key] for key in keys]
 
     def _open(self, entry: Entry | Reject) -> tuple[Entry | Reject, list[Image.Image]]:
         if isinstance(entry, Reject):

@@ -107,7 +107,8 @@ class Engine:
             assert len(guided) in (0, len(group)), "requests that sample alike are guided alike"
             logits = self._head(hidden[[first[s] for s in group] + [second[s] for s in guided]], choice.span)
             if guided:
-                logits = guide(*logits.chunk(2), sampling.guidance_scale)
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, sampling.guidance_scale)
             logits[:, [i - choice.span.start for i in choice.excluded]] = -torch.inf
             uniform = torch.tensor([state.uniform() for state in group])
             chosen = sample(logits, sampling, uniform) + choice.span.start

@@ -3,8 +3,9 @@
     text ──<boi>──> image (exactly rows × columns codes) ──<eoi>, not sampled──> text ── a stop id, or a limit ──> done
 
 A picture request starts inside an image and ends with its last code; a text request never leaves text; a reply in a
-conversation may go round as long as its limits allow, and a picture is only opened where all of it fits. Inside an image only codes are possible, in text only text. Every
-case is one contiguous range of ids with a few left out, so an engine need not compute the logits of the rest at all.
+conversation may go round as long as its limits allow, and a picture is only opened where all of it fits. Inside an
+image only codes are possible, in text only text. Every case is one contiguous range of ids with a few left out, so an
+engine need not compute the logits of the rest at all.
 
 The released code lets text sampling run over all ids, codes included; `TextTask.unrestricted` reproduces that.
 
@@ -89,7 +90,8 @@ class Grammar:
     @property
     def choice(self) -> Choice:
         """The ids that may come next."""
-        assert not self.done and self.forced is None
+        assert not self.done
+        assert self.forced is None
         v = self.vocabulary
         if self.modality == "image":
             return Choice(v.codes)

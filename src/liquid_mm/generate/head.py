@@ -1,10 +1,10 @@
 """Logits of only the ids that may come next.
 
-A step needs the head's rows of one contiguous range: the 8192 codes inside an image, the text rows elsewhere. Multiplying
-those alone spares most of the largest matrix of the model (Gemma-7B: 3 % of 264,192 rows are codes).
+A step needs the head's rows of one contiguous range: the 8192 codes inside an image, the text rows elsewhere.
+Multiplying those alone spares most of the largest matrix of the model (Gemma-7B: 3 % of 264,192 rows are codes).
 
-What a family does to its logits after the head (Gemma 2's soft cap, Cohere's and Granite's scale) is applied here too, and
-checked once against the model's own logits, so that an unknown family is refused rather than sampled wrongly.
+What a family does to its logits after the head (Gemma 2's soft cap, Cohere's and Granite's scale) is applied here too,
+and checked once against the model's own logits, so that an unknown family is refused rather than sampled wrongly.
 """
 
 from __future__ import annotations

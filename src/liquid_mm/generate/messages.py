@@ -4,8 +4,8 @@
      {"role": "assistant", "content": "A cat."},
      {"role": "user", "content": "Draw it from behind."}]
 
-`content` is a string or a list of parts; an image is a path, a PIL image, or a `GeneratedImage`, whose codes are taken as
-they are. This is the message format of transformers' chat templates, and what the common chat APIs send.
+`content` is a string or a list of parts; an image is a path, a PIL image, or a `GeneratedImage`, whose codes are taken
+as they are. This is the message format of transformers' chat templates, and what the common chat APIs send.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     model.generate_text("Once upon a time")                             a continuation
     model.chat([{"role": "user", "content": "Draw a red apple."}])      text and pictures, as the model chooses
 
-Everything here is translation: arguments to records, records to ids by the one renderer, ids through the one engine, and
-what comes back to text and pixels.
+Everything here is translation: arguments to records, records to ids by the one renderer, ids through the one engine,
+and what comes back to text and pixels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load(
     Args:
         path: a folder written by this project, or "demo" for the model inside the package.
         device: where to put it; by default CUDA, then Metal, then the CPU, whichever is there.
-        dtype: of the language model's weights ("float32", "bfloat16", "float16"); by default what the device is good at.
+        dtype: of the language model's weights ("float32", "bfloat16", "float16"); by default what suits the device.
         quantization: "int8" or "int4" for weight-only quantisation, or None.
 
     Raises:
@@ -227,8 +227,9 @@ class LiquidModel:
     def _stated_size(self, size: Size | None, size_prompt: bool | None) -> Size | None:
         """The size the prompt is to state, if any."""
         own = self.vocabulary.resolution
-        size = size or own
-        return size if (size != own if size_prompt is None else size_prompt) else None
+        width, height = size or own
+        state = (width, height) != own if size_prompt is None else size_prompt
+        return (width, height) if state else None
 
     def _image_task(
         self, sampling: SamplingConfig, size: Size | None = None, stated: Size | None = None, max_images: int = 1
@@ -243,6 +244,7 @@ class LiquidModel:
             if images:
                 raise UserError("with messages, put the images into the messages' content instead of `images`.")
             return to_chat(prompt, self.checkpoint.read_image)
+        images = [images] if isinstance(images, str | Path | Image.Image) else images
         grids = [self.checkpoint.read_image(image) for image in images]
         if not grids:
             if not prompt and self.vocabulary.bos is None:

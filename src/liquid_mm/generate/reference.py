@@ -21,7 +21,8 @@ def generate(llm: Any, vocabulary: Vocabulary, request: Request) -> Result:
     state = Running(request, vocabulary, context=None)
 
     def logits_after(ids: list[int]) -> torch.Tensor:
-        return llm(torch.tensor([ids], device=llm.device), use_cache=False).logits[:, -1].float()
+        logits: torch.Tensor = llm(torch.tensor([ids], device=llm.device), use_cache=False).logits
+        return logits[:, -1].float()
 
     while not state.done:
         token = state.grammar.forced

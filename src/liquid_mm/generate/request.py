@@ -1,8 +1,8 @@
 """What is asked of an engine, what it answers, and the state of a reply under way; nothing here touches a device.
 
-    Request(prompt=(2, 77, …, 7), seed=0, image=ImageTask((8, 8), SamplingConfig(top_k=1)))     a picture
-    Request(prompt=(2, 77, …), seed=0, text=TextTask(32, SamplingConfig(), frozenset({1})))     text
-    Request(prompt=…, seed=0, image=…, text=…)                              a reply that may open pictures
+Request(prompt=(2, 77, …, 7), seed=0, image=ImageTask((8, 8), SamplingConfig(top_k=1)))     a picture
+Request(prompt=(2, 77, …), seed=0, text=TextTask(32, SamplingConfig(), frozenset({1})))     text
+Request(prompt=…, seed=0, image=…, text=…)                              a reply that may open pictures
 """
 
 from __future__ import annotations

@@ -53,11 +53,11 @@ class Batch:
         self._mask, self._lengths, self.hidden = self._mask[index], self._lengths[index], self.hidden[index]
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        output = self._llm.base_model(
+        hidden: Tensor = self._llm.base_model(
             input_ids=ids,
             attention_mask=self._mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
-        )
-        return output.last_hidden_state[:, -1]
+        ).last_hidden_state
+        return hidden[:, -1]

@@ -42,15 +42,9 @@ def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = MA
             # Our own limit below is the one that counts; Pillow's warning would only repeat it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
-                image = source
-            else:
-                image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        if image.width * image.height > max_pixels:
-            raise UserError(
-                f"{name} is oversized: {image.width}x{image.height} pixels, and at most {max_pixels:,} are allowed."
-            )
-        image.load()
-        return ImageOps.exif_transpose(image)
+                return _decoded(source, name, max_pixels)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return _decoded(image, name, max_pixels)
     except FileNotFoundError as error:
         raise UserError(f"there is no image file {name}.") from error
     except IsADirectoryError as error:
@@ -61,6 +55,15 @@ def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = MA
         raise UserError(f"{name} is oversized: at most {max_pixels:,} pixels are allowed.") from error
     except (OSError, SyntaxError) as error:  # Pillow reports truncated and damaged files as either
         raise UserError(f"{name} is truncated or damaged: {error}.") from error
+
+
+def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise UserError(
+            f"{name} is oversized: {image.width}x{image.height} pixels, and at most {max_pixels:,} are allowed."
+        )
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -1,9 +1,10 @@
 """Train a small VQGAN: pictures → encoder → nearest code vector → decoder → pictures.
 
-    loss = L1 + commitment + perceptual_weight · VGG distance (+ adversarial_weight · fooling a patch discriminator)
+    loss = L1 (+ commitment) + perceptual_weight · VGG distance (+ adversarial_weight · fooling a patch discriminator)
 
-The codebook follows the encoder by exponential moving averages, starts from k-means over the first batch, and code vectors
-that fall out of use are replaced by encoder outputs ("revived"); `vector-quantize-pytorch` does all three. What comes out is
+Encoder and decoder first train alone. Then the codebook starts from k-means over a batch, follows the encoder by exponential
+moving averages, and code vectors that fall out of use are replaced by encoder outputs ("revived"); `vector-quantize-pytorch`
+does all three. What comes out is
 a plain `VQGAN` folder.
 """
 
@@ -47,6 +48,9 @@ class ImageTokenizerConfig(Config):
         num_codes, code_dim: size of the codebook and length of a code vector.
         steps, batch_size: optimiser steps, and pictures in each.
         lr, warmup, beta2: Adam's peak rate (cosine to zero), share of steps it takes to rise, second-moment decay.
+        start: a tokenizer folder whose weights to begin with instead of random ones; the codebook starts anew.
+        autoencoder: share of the steps trained without quantising, before the codebook is made from what the encoder has
+            learnt. From a random encoder it would keep only what that one tells apart: brightness more than colour.
         codebook_decay: memory of the codebook's moving average; revive_below: a code vector whose average use per batch falls
             under this is replaced.
         adversarial_from: share of the steps after which the discriminator joins.
@@ -68,6 +72,8 @@ class ImageTokenizerConfig(Config):
     lr: float = Field(4e-4, gt=0)
     warmup: float = Field(0.02, ge=0, lt=1)
     beta2: float = 0.99
+    start: str | None = None
+    autoencoder: float = Field(0.2, ge=0, lt=1)
     commitment_weight: float = 0.25
     codebook_decay: float = 0.98
     revive_below: float = 0.5
@@ -169,7 +175,10 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self.pictures, self.step = config, pictures, 0
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        self.model = config.model().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = config.model()
+        if config.start is not None:
+            model.load_state_dict(VQGAN.load(config.start).model.state_dict())
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.quantize.requires_grad_(False)
         self.codebook = VectorQuantize(
             dim=config.code_dim,
@@ -212,12 +221,15 @@ class _Run:
         adversarial = config.adversarial_weight > 0 and self.step >= config.adversarial_from * config.steps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             latents = self.model.encode(pixels).latents
-            # Nearest code vectors in full precision: rounding would blur which one is nearest.
-            with torch.autocast(self.device.type, enabled=False):
-                quantized, _, commitment = self.codebook(latents.float())
-            output = self.model.decode(quantized, force_not_quantize=True).sample
-            losses = {"l1": F.l1_loss(output.float(), pixels), "commitment": commitment.sum()}
-            total = losses["l1"] + losses["commitment"]
+            losses = {}
+            if self.step >= config.autoencoder * config.steps:
+                # Nearest code vectors in full precision: rounding would blur which one is nearest.
+                with torch.autocast(self.device.type, enabled=False):
+                    latents, _, commitment = self.codebook(latents.float())
+                losses["commitment"] = commitment.sum()
+            output = self.model.decode(latents, force_not_quantize=True).sample
+            losses["l1"] = F.l1_loss(output.float(), pixels)
+            total = torch.stack(list(losses.values())).sum()
             if self.perceptual is not None:
                 losses["perceptual"] = self.perceptual(output, pixels)
                 total = total + config.perceptual_weight * losses["perceptual"]

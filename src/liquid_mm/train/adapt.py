@@ -1,7 +1,8 @@
 """What is trained: everything, LoRA with the new rows, or the new rows alone.
 
-New rows are those of `<boi> <eoi> <unconditional>` and of the image codes. LoRA leaves embedding and head alone, so they
-would stay as they were drawn (the release's own LoRA script has this defect); here they are a parameter of their own:
+New rows are those of `<boi> <eoi> <unconditional>` and of the image codes. LoRA leaves embedding and head alone, so
+they would stay as they were drawn (the release's own LoRA script has this defect); here they are a parameter of
+their own:
 
     table (V, D)  frozen, in the compute type ◄── the rows' values are written in after every step
     rows  (R, D)  trained, float32            ◄── gradients from the embedding and from the head
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liquid_mm.errors import UserError
+from liquid_mm.train.attention import NAME, Documents
 from liquid_mm.train.config import LoraSettings, TrainConfig
 from liquid_mm.train.loss import Head, TokenStats, backbone, check_head, fused_loss
 from liquid_mm.vocab.vocabulary import Vocabulary
@@ -91,7 +93,7 @@ class Learner(nn.Module):
         config: method, LoRA settings, precision, z-loss and activation checkpointing are used.
     """
 
-    def __init__(self, llm: nn.Module, vocabulary: Vocabulary, config: TrainConfig) -> None:
+    def __init__(self, llm: Any, vocabulary: Vocabulary, config: TrainConfig) -> None:
         super().__init__()
         self.z_loss = config.z_loss
         self.row_ids = new_row_ids(vocabulary)
@@ -104,11 +106,15 @@ class Learner(nn.Module):
         self.peft = _insert_lora(llm, config.lora) if config.method == "lora" else None
         if config.activation_checkpointing:
             # The first is transformers' newer name.
-            enable: Any = getattr(llm, "activation_checkpointing_enable", None) or llm.gradient_checkpointing_enable
+            enable = getattr(llm, "activation_checkpointing_enable", None) or llm.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self.llm = llm
+        if llm.config._attn_implementation == "sdpa":
+            llm.set_attn_implementation(NAME)
+        self.llm: Any = llm
 
-    def forward(self, ids: Tensor, positions: Tensor, where: Tensor, targets: Tensor) -> tuple[Tensor, TokenStats]:
+    def forward(
+        self, ids: Tensor, positions: Tensor, where: Tensor, targets: Tensor, documents: Documents | None = None
+    ) -> tuple[Tensor, TokenStats]:
         """Loss on the predicted positions of packed rows.
 
         Attention stays inside each document: positions restart with every document, and from restarting positions
@@ -118,11 +124,14 @@ class Learner(nn.Module):
             ids, positions: (B, T) int64.
             where: (N,) int64, indices into the flattened (B·T) of the positions *before* each target.
             targets: (N,) int64 ids to predict there.
+            documents: where the documents lie, for the faster attention on the CPU; None: by positions alone.
 
         Returns:
             The summed loss and N positions' statistics.
         """
-        output = backbone(self.llm)(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False)
+        grouped = documents is not None and self.llm.config._attn_implementation == NAME
+        arguments = {"documents": documents} if grouped else {}
+        output = backbone(self.llm)(input_ids=ids, position_ids=positions, use_cache=False, **arguments)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, where)
         return fused_loss(
             hidden,
@@ -143,8 +152,7 @@ class Learner(nn.Module):
 
     def tables(self) -> list[nn.Parameter]:
         """The embedding, and the head where it is not tied."""
-        embedding: Any = self.llm.get_input_embeddings()  # type: ignore[operator]
-        head: Any = self.llm.get_output_embeddings()  # type: ignore[operator]
+        embedding, head = self.llm.get_input_embeddings(), self.llm.get_output_embeddings()
         return [embedding.weight] if head.weight is embedding.weight else [embedding.weight, head.weight]
 
     @torch.no_grad()
@@ -161,21 +169,24 @@ class Learner(nn.Module):
         if self.rows is not None:
             self.rows.write()
 
+    def finish(self) -> None:
+        """Bring the whole model to float32, trained rows unrounded, attention as it came; training is over."""
+        if self.llm.config._attn_implementation == NAME:
+            self.llm.set_attn_implementation("sdpa")
+        for parameter in self.llm.parameters():
+            parameter.data = parameter.data.float()
+        self.after_step()
 
-def merge(learner: Learner, dtype: torch.dtype) -> nn.Module:
-    """The trained model as a plain causal LM in `dtype`; the learner is used up.
+    def merge(self, dtype: torch.dtype) -> Any:
+        """The trained model as a plain causal LM in `dtype`; the learner is used up.
 
-    LoRA is merged in float32: in bfloat16 a small update would vanish in the rounding of the weight it is added to.
-    """
-    llm = learner.llm
-    for parameter in llm.parameters():
-        parameter.data = parameter.data.float()
-    learner.after_step()  # the tables held the trained rows rounded to bfloat16
-    if learner.peft is not None:
-        llm = learner.peft.merge_and_unload()
-    for parameter in llm.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return llm
+        LoRA is merged in float32: in bfloat16 a small update would vanish in the rounding of the weight it is added to.
+        """
+        self.finish()
+        llm = self.llm if self.peft is None else self.peft.merge_and_unload()
+        for parameter in llm.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return llm
 
 
 def _insert_lora(llm: Any, settings: LoraSettings) -> Any:
@@ -202,5 +213,6 @@ def _insert_lora(llm: Any, settings: LoraSettings) -> Any:
         raise UserError(f"lora.targets {settings.targets!r} does not fit this model: {error}") from error
     for module in wrapped.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # autocast feeds float32 adapters; an upcast of every input is waste
+            # Autocast brings the float32 adapters to their input's type; PEFT would upcast every input first.
+            module.cast_input_dtype_enabled = False  # type: ignore[assignment]
     return wrapped

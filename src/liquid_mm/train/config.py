@@ -15,7 +15,7 @@ number of them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,9 +34,9 @@ class ScheduleConfig(Config):
     """
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
-    decay: float = Field(0.2, ge=0, le=1)
-    min_ratio: float = Field(0.0, ge=0, le=1)
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.2
+    min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _fits(self) -> ScheduleConfig:
@@ -48,9 +48,9 @@ class ScheduleConfig(Config):
 class LoraSettings(Config):
     """Low-rank adapters on the layers named by `targets` (module-name endings), or on every linear layer."""
 
-    rank: int = Field(32, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: Annotated[int, Field(ge=1)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
@@ -72,6 +72,8 @@ class TrainConfig(Config):
         z_loss: weight of logsumexp², which keeps logits from drifting.
         validate_batches: most batches one validation reads; None reads them all.
         log_every, save_every, validate_every, sample_every: in steps; None switches the last three off.
+        adapter_base: the base `model` was extended from, as `liquid extend` takes it; a LoRA or rows run then also
+            writes the small form of its result, which stores only the difference to that base.
         keep: how many of the latest checkpoints stay.
     """
 
@@ -79,23 +81,30 @@ class TrainConfig(Config):
     output: Path
     data: MixtureConfig
     validation: MixtureConfig | None = None
-    steps: int = Field(ge=1)
-    grad_accum: int = Field(1, ge=1)
+    steps: Annotated[int, Field(ge=1)]
+    grad_accum: Annotated[int, Field(ge=1)] = 1
     method: Literal["full", "lora", "rows"] = "full"
     lora: LoraSettings = LoraSettings()
-    lr: float = Field(2e-5, gt=0)
-    new_rows_lr: float | None = Field(None, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: Annotated[float, Field(gt=0)] = 2e-5
+    new_rows_lr: Annotated[float | None, Field(gt=0)] = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     schedule: ScheduleConfig = ScheduleConfig()
-    clip: float | None = Field(1.0, gt=0)
-    z_loss: float = Field(0.0, ge=0)
+    clip: Annotated[float | None, Field(gt=0)] = 1.0
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["bf16", "fp32"] = "bf16"
     activation_checkpointing: bool = False
+    adapter_base: str | None = None
     seed: int = 0
-    log_every: int = Field(10, ge=1)
-    save_every: int | None = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
-    validate_every: int | None = Field(500, ge=1)
-    validate_batches: int | None = Field(None, ge=1)
-    sample_every: int | None = Field(500, ge=1)
+    log_every: Annotated[int, Field(ge=1)] = 10
+    save_every: Annotated[int | None, Field(ge=1)] = 500
+    keep: Annotated[int, Field(ge=1)] = 2
+    validate_every: Annotated[int | None, Field(ge=1)] = 500
+    validate_batches: Annotated[int | None, Field(ge=1)] = None
+    sample_every: Annotated[int | None, Field(ge=1)] = 500
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.adapter_base is not None and self.method == "full":
+            raise ValueError("adapter_base is for method lora or rows: after full training all weights differ.")
+        return self

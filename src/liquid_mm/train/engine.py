@@ -23,30 +23,34 @@ class Engine:
     """
 
     def __init__(self, precision: Literal["bf16", "fp32"] = "fp32") -> None:
-        # Autocast is ours: accelerate's would convert every output of the model to float32. No buffer changes in training.
+        # No buffer changes in training, and autocast is ours: accelerate's would convert every output to float32.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-        self._accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
+        self._accelerator: Any = Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
         self._bf16 = precision == "bf16"
 
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        return self._accelerator.device
+        value: torch.device = self._accelerator.device
+        return value
 
     @property
     def rank(self) -> int:
         """This process's number, from 0."""
-        return self._accelerator.process_index
+        value: int = self._accelerator.process_index
+        return value
 
     @property
     def world(self) -> int:
         """How many processes there are."""
-        return self._accelerator.num_processes
+        value: int = self._accelerator.num_processes
+        return value
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
-        return self._accelerator.is_main_process
+        value: bool = self._accelerator.is_main_process
+        return value
 
     def wrap(self, module: nn.Module) -> Any:
         """Move `module` to the device and, with several processes, average its gradients over them."""
@@ -70,7 +74,7 @@ class Engine:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over processes, the same on all."""
-        summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")  # type: ignore[assignment]
+        summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")
         return summed
 
     def total(self, values: list[int]) -> list[int]:

@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from liquid_mm.errors import UserError
 from liquid_mm.train import checkpoint
 from liquid_mm.train.adapt import Learner
+from liquid_mm.train.attention import Documents
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.engine import Engine
 from liquid_mm.train.metrics import Meter, Recorder
@@ -49,13 +49,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Inputs(NamedTuple):
-    """A batch as tensors: ids and positions (B, T), and of N targets their predecessors' flat index, id and modality."""
+    """A batch as tensors: ids and positions (B, T); of N targets the flat index before them, their id and modality.
+
+    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little.
+    """
 
     ids: Tensor
     positions: Tensor
     where: Tensor
     targets: Tensor
     modality: Tensor
+    documents: Documents | None
 
 
 def to_inputs(batch: Any, device: torch.device) -> Inputs:
@@ -64,9 +68,11 @@ def to_inputs(batch: Any, device: torch.device) -> Inputs:
     mask[:, 0] = False
     mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
     at = np.flatnonzero(mask)
+    documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
     modality = batch["modality"].reshape(-1)[at].astype(np.int64)
     arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], modality)
-    return Inputs(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+    tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    return Inputs(*tensors, documents=documents)
 
 
 class Trainer:
@@ -173,7 +179,7 @@ class Trainer:
         for x in inputs:
             with self.engine.gradients(self.model, last=x is inputs[-1]):
                 with self.engine.autocast():
-                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets)
+                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents)
                 # Wrapped models average gradients over processes; the mean wanted is over targets.
                 self.engine.backward(loss * (self.engine.world / max(targets, 1)))
             self.meter.add(stats, x.modality)
@@ -222,7 +228,7 @@ class Trainer:
             if number == self.config.validate_batches:
                 break
             x = to_inputs(batch, self.engine.device)
-            _, stats = self.learner(x.ids, x.positions, x.where, x.targets)
+            _, stats = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
             meter.add(stats, x.modality)
         return self._read(meter)
 

@@ -1,7 +1,8 @@
 """What a run reports: sums per modality, kept on the device until they are read, and where the numbers go.
 
-    RUN/metrics.jsonl     one line per report: {"step": 10, "kind": "train", "loss": 5.1, "code/loss": 6.2, …}
-    RUN/tensorboard/      the same numbers as curves
+Each report is a line of `metrics.jsonl` and a point on TensorBoard's curves:
+
+    {"step": 10, "kind": "train", "loss": 5.1, "code/loss": 6.2, "code/accuracy": 0.03, …}
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ MODALITIES = ("none", "text", "code", "caption")
 class Meter:
     """Sums of token statistics by modality; reading divides them.
 
-    `sums` has shape (4, 4): modality × (count, loss, correct, logsumexp), float64, on the device.
+    `sums` has shape (4, 4): modality × (count, loss, correct, logsumexp), on the device.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(MODALITIES), 4, dtype=torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Metal has no float64
+        self.sums = torch.zeros(len(MODALITIES), 4, dtype=dtype, device=device)
 
     def add(self, stats: TokenStats, modality: Tensor) -> None:
         """Add N positions' `stats`; `modality` is (N,) int64."""

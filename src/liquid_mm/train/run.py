@@ -2,12 +2,14 @@
 
     train(load_config(TrainConfig, "recipes/emoji/train.yaml"))
 
-    RUN/config.yaml          every setting, defaults included
-        metrics.jsonl        losses and speeds; tensorboard/ holds the same as curves
-        samples/step-N/      whatever the `on_sample` hook writes
-        checkpoints/step-N/  to resume from
-        final/               the finished model, as `liquid_mm.load` takes it
-        adapter/             LoRA and rows runs: the same model as a small difference to its base
+The run folder then holds:
+
+    config.yaml          every setting, defaults included
+    metrics.jsonl        losses and speeds; tensorboard/ has the same as curves
+    samples/step-N/      whatever the `on_sample` hook writes
+    checkpoints/step-N/  to resume from
+    final/               the finished model, as `liquid_mm.load` takes it
+    adapter/             the same model as a small difference to `adapter_base`, where that is given
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from liquid_mm.train.loop import Trainer
 from liquid_mm.vocab.prompts import Renderer
 
 OnSample = Callable[[Checkpoint, int, Path], None]
-"""Called as `on_sample(checkpoint, step, folder)` with the model as it stands, in evaluation mode and without gradients."""
+"""Called as `on_sample(checkpoint, step, folder)`, the model as it stands, in evaluation mode and without gradients."""
 
 FREE = {"output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation"}
 """Settings a resumed run may change: none of them touches what is learned."""
@@ -62,11 +64,17 @@ def train(
         return final
     engine = Engine(config.precision)
     try:
-        base = load_checkpoint(config.model)
+        base = load_checkpoint(config.model, device="cpu", dtype="float32")
         torch.manual_seed(config.seed)
         learner = Learner(base.llm, base.vocabulary, config)
         renderer = Renderer(base.tokenizer, base.vocabulary)
-        place = {"rank": engine.rank, "world": engine.world, "fingerprint": base.image_tokenizer.fingerprint}
+        fingerprint = base.image_tokenizer.fingerprint
+        mixture = build_mixture(config.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
+        validation = None
+        if config.validation is not None:
+            validation = build_validation(
+                config.validation, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint
+            )
         if engine.is_main:
             save_config(config, run / "config.yaml")
 
@@ -76,10 +84,10 @@ def train(
 
         trainer = Trainer(
             learner,
-            build_mixture(config.data, renderer, **place),
+            mixture,
             config,
             engine,
-            validation=build_validation(config.validation, renderer, **place) if config.validation else None,
+            validation=validation,
             sample=sample if on_sample else None,
             progress=progress,
         )
@@ -87,7 +95,7 @@ def train(
             trainer.resume()
         trainer.run()
         if engine.is_main:
-            export(learner, base, run)
+            export(learner, base, config)
         engine.wait()
     finally:
         engine.close()
@@ -103,7 +111,8 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
         return
     if not (run / "config.yaml").exists():
         return
-    changed = [key for key in changed_keys(load_config(TrainConfig, run / "config.yaml"), config) if key.split(".")[0] not in FREE]
+    before = load_config(TrainConfig, run / "config.yaml")
+    changed = [key for key in changed_keys(before, config) if key.split(".")[0] not in FREE]
     if changed:
         raise UserError(
             f"cannot resume {run} with other settings: {', '.join(changed)} differ from its config.yaml. "

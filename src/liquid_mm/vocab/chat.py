@@ -79,6 +79,9 @@ class ChatRenderer:
         self._encoder = encoder
         self._vocabulary = vocabulary
         self._spelled = re.compile(f"{encoder.special_pattern.pattern}|{_OPEN}|{_CLOSE}")
+        known = encoder.tokenizer.get_vocab()
+        fallback = GEMMA_TURNS if "<start_of_turn>" in known and "<end_of_turn>" in known else PLAIN_TURNS
+        self._template = fallback if encoder.tokenizer.chat_template is None else None
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation and whether each is the model's to learn.
@@ -144,14 +147,11 @@ class ChatRenderer:
 
     def _apply(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
         tokenizer = self._encoder.tokenizer
-        own = tokenizer.chat_template is not None
-        known = tokenizer.get_vocab()
-        fallback = GEMMA_TURNS if "<start_of_turn>" in known and "<end_of_turn>" in known else PLAIN_TURNS
         bos, eos = self._vocabulary.bos, self._vocabulary.eos
         try:
             string = tokenizer.apply_chat_template(
                 messages,
-                chat_template=None if own else fallback,
+                chat_template=self._template,
                 add_generation_prompt=prompt,
                 tokenize=False,
                 bos="" if bos is None else tokenizer.convert_ids_to_tokens(bos),

@@ -100,7 +100,7 @@ def extend_model(
     trained = min(rows, _text_size(tokenizer))
     vocabulary = _vocabulary(llm, tokenizer, rows, num_codes, downsampling, resolution)
     # Resizing draws from the global generator: keep the caller's stream, and make the result depend on `seed` alone.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         llm.resize_token_embeddings(vocabulary.size, mean_resizing=init == "transformers")
     if init != "transformers":

@@ -73,7 +73,9 @@ class TextEncoder:
         return text.removeprefix(BOI)
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        # Quiet: documents longer than the model's context are cut later, by whoever packs them.
+        encoding = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)
+        ids: list[int] = encoding["input_ids"]
         return ids
 
 

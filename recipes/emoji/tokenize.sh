@@ -1,0 +1,15 @@
+#!/bin/sh
+# Every split as codes: .cache/emoji/*.jsonl -> .cache/emoji/tokens/*
+set -eu
+emoji=.cache/emoji
+tokenizer=runs/emoji-tokenizer/tokenizer
+for split in 3d noto twemoji tones; do
+  liquid tokenize $emoji/train_$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96
+done
+liquid tokenize $emoji/chat_train.jsonl -t $tokenizer -o $emoji/tokens/chat --batch-size 96
+for split in validation test_concepts test_compositions; do
+  liquid tokenize $emoji/$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96
+done
+for split in text text_validation; do
+  liquid tokenize $emoji/$split.jsonl -o $emoji/tokens/$split
+done

@@ -1,0 +1,52 @@
+"""What `liquid inspect` prints: a set in numbers, or one of its records through a model's eyes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from liquid_mm.data.dataset import TokenizedSet
+from liquid_mm.data.examples import captioning, sized
+from liquid_mm.data.inspect import Decoder, inspect_png, inspect_terminal
+from liquid_mm.data.summary import summarize, summary_table
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_file
+from liquid_mm.vocab.prompts import Renderer
+from liquid_mm.vocab.records import TextToImage
+
+
+def show_summary(path: Path) -> None:
+    """Print what the tokenised set at `path` holds."""
+    Console().print(summary_table(summarize(TokenizedSet(path))))
+
+
+def show_record(
+    path: Path, index: int, renderer: Renderer, image_tokenizer: Decoder, *, reverse: bool = False, png: Path | None = None
+) -> None:
+    """Print record `index` of a set as the model sees it, and write it as a picture to `png`.
+
+    Args:
+        path: a tokenised set.
+        index: which record, from 0.
+        renderer: the model's.
+        image_tokenizer: the model's, to decode pictures.
+        reverse: show a pair as picture → caption.
+        png: where to write a PNG as well.
+
+    Raises:
+        UserError: there is no such record, the set does not fit the model, or the record is no pair to reverse.
+    """
+    records = TokenizedSet(path)
+    records.check(renderer.vocabulary, getattr(image_tokenizer, "fingerprint", None))
+    if not 0 <= index < len(records):
+        raise UserError(f"{path} has records 0…{len(records) - 1}: there is no record {index}.")
+    record = records[index]
+    if isinstance(record, TextToImage):
+        record = captioning(record) if reverse else sized(record, renderer.vocabulary)
+    elif reverse:
+        raise UserError(f"record {index} of {path} is no picture with a caption: it cannot be reversed.")
+    Console().print(inspect_terminal(record, renderer, image_tokenizer))
+    if png is not None:
+        with atomic_file(png) as part:
+            inspect_png(record, renderer, image_tokenizer).save(part, "PNG")

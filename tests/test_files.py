@@ -1,0 +1,57 @@
+"""Half-written output never appears under its final name."""
+
+import errno
+
+import pytest
+
+from liquid_mm.errors import UserError, nearest
+from liquid_mm.files import atomic_dir, atomic_file, read_json, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with atomic_file(path) as part:
+        part.write_text("one")
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as part:
+        part.write_text("two")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "one"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "set"
+    with pytest.raises(ZeroDivisionError), atomic_dir(path) as part:
+        (part / "a").touch()
+        1 / 0  # noqa: B018
+    assert not list(tmp_path.iterdir())
+    with atomic_dir(path) as part:
+        (part / "a").touch()
+    with pytest.raises(UserError, match="already exists"), atomic_dir(path):
+        pass
+    with atomic_dir(path, overwrite=True) as part:
+        (part / "b").touch()
+    assert [entry.name for entry in path.iterdir()] == ["b"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission")])
+def test_disk_trouble_is_told_in_words(tmp_path, number, words):
+    with pytest.raises(UserError, match=words), atomic_file(tmp_path / "a"):
+        raise OSError(number, "trouble")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_round_trip_and_errors(tmp_path):
+    write_json(tmp_path / "a.json", {"é": 1})
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(UserError, match=r"b\.json is not valid JSON"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"no file .*c\.json"):
+        read_json(tmp_path / "c.json")
+
+
+def test_the_nearest_name_is_offered_else_all():
+    assert nearest("guidence", ["guidance", "seed"]) == "did you mean 'guidance'?"
+    assert nearest("x", ["b", "a"]) == "allowed: a, b."

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from liquid_mm.checkpoint import extend, load_checkpoint
+from liquid_mm.config import load_config
+from liquid_mm.data.tokenize import tokenize
+from liquid_mm.errors import UserError
+from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.loop import Interrupted
+from liquid_mm.train.metrics import read_metrics
+from liquid_mm.train.run import train
+from tiny import tiny_base
+from tiny_checkpoint import tiny_vqgan
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    """A base model, it extended, and a tokenised set of coloured squares."""
+    root = tmp_path_factory.mktemp("assets")
+    llm, tokenizer = tiny_base("smollm")
+    llm.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    images = tiny_vqgan()
+    images.save(root / "vqgan")
+    extend(str(root / "base"), root / "vqgan", root / "model")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (12, 3))
+    records = [
+        {"id": str(i), "image": Image.new("RGB", (32, 32), tuple(map(int, c))), "text": f"a square, number {i}"}
+        for i, c in enumerate(colours)
+    ]
+    tokenize(records, images, root / "data")
+    return root
+
+
+def write_recipe(assets, tmp_path, **lines):
+    settings = {
+        "model": assets / "model",
+        "output": tmp_path / "run",
+        "data": f"{{seq_len: 128, batch_size: 2, sources: [{{path: {assets / 'data'}}}]}}",
+        "steps": 4,
+        "lr": 1e-2,
+        "log_every": 1,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (settings | lines).items()))
+    return path
+
+
+def logits(path):
+    loaded = load_checkpoint(path)
+    return loaded.llm(torch.arange(20)[None]).logits.detach()
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "rows"])
+def test_a_finished_run_is_a_checkpoint(assets, tmp_path, method):
+    path = write_recipe(assets, tmp_path, method=method, precision="fp32", steps=16, log_every=8, lr=5e-3)
+    base = [] if method == "full" else [f"adapter_base={assets / 'base'}"]
+    final = train(load_config(TrainConfig, path, base), progress=False)
+    assert final == tmp_path / "run" / "final"
+    assert (logits(final) - logits(assets / "model")).abs().max() > 1e-2
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    if method != "full":
+        torch.testing.assert_close(logits(tmp_path / "run" / "adapter"), logits(final), rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_lora_is_close_in_both_forms(assets, tmp_path):
+    path = write_recipe(assets, tmp_path, method="lora", adapter_base=assets / "base")
+    final = train(load_config(TrainConfig, path), progress=False)
+    torch.testing.assert_close(logits(tmp_path / "run" / "adapter"), logits(final), rtol=0, atol=0.05)
+
+
+def test_validation_and_samples(assets, tmp_path):
+    validation = f"{{seq_len: 128, batch_size: 2, sources: [{{path: {assets / 'data'}}}]}}"
+    path = write_recipe(assets, tmp_path, validation=validation, validate_every=2, sample_every=2, method="lora")
+    seen = []
+
+    def on_sample(checkpoint, step, folder):
+        checkpoint.check()
+        seen.append((step, folder, checkpoint.llm(torch.arange(5)[None]).logits.shape))
+
+    train(load_config(TrainConfig, path), on_sample=on_sample, progress=False)
+    assert [step for step, _, _ in seen] == [2, 4]
+    assert seen[0][1] == tmp_path / "run" / "samples" / "step-00000002"
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in validation] == [2, 4]
+    assert {"code/loss", "caption/loss"} <= validation[0].keys()
+
+
+def test_a_run_is_not_overwritten_and_resumes_with_its_own_settings(assets, tmp_path):
+    config = load_config(TrainConfig, write_recipe(assets, tmp_path, sample_every=2))
+
+    def stop(*_):
+        raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        train(config.model_copy(update={"save_every": 1}), on_sample=stop, progress=False)
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+        train(config, progress=False)
+    changed = load_config(TrainConfig, write_recipe(assets, tmp_path), ["lr=1", "data.seq_len=64"])
+    with pytest.raises(UserError, match=r"other settings: data\.seq_len, lr differ"):
+        train(changed, resume=True, progress=False)
+    final = train(config, resume=True, progress=False)
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
+    before = final.stat().st_mtime_ns
+    assert train(config, resume=True, progress=False) == final
+    assert final.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=1", "unknown key 'learning_rate'"),
+        ("lora.rnk=1", "unknown key 'lora.rnk': did you mean 'rank'"),
+        ("data.sources.0.wieght=1", "did you mean 'weight'"),
+        ("method=qlora", "method = 'qlora'.*'full', 'lora' or 'rows'"),
+        ("steps=0", "steps = 0.*greater than or equal to 1"),
+        ("schedule={kind: wsd, warmup: 0.5, decay: 0.6}", "schedule.*exceed the whole run"),
+        ("adapter_base=x", "adapter_base is for method lora or rows"),
+    ],
+)
+def test_mistakes_in_a_recipe(assets, tmp_path, override, message):
+    with pytest.raises(UserError, match=message) as info:
+        load_config(TrainConfig, write_recipe(assets, tmp_path), [override])
+    assert "recipe.yaml" in str(info.value)
+
+
+@pytest.mark.parametrize("override", ["model=nowhere", "data.sources=[{path: nowhere}]"])
+def test_missing_parts_are_named_before_anything_is_written(assets, tmp_path, override):
+    with pytest.raises(UserError, match="nowhere"):
+        train(load_config(TrainConfig, write_recipe(assets, tmp_path), [override]), progress=False)
+    assert not (tmp_path / "run").exists()
