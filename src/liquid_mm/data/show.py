@@ -13,7 +13,7 @@ from liquid_mm.data.summary import summarize, summary_table
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file
 from liquid_mm.vocab.prompts import Renderer
-from liquid_mm.vocab.records import TextToImage
+from liquid_mm.vocab.records import Record, TextToImage
 
 
 def show_summary(path: Path) -> None:
@@ -22,7 +22,13 @@ def show_summary(path: Path) -> None:
 
 
 def show_record(
-    path: Path, index: int, renderer: Renderer, image_tokenizer: Decoder, *, reverse: bool = False, png: Path | None = None
+    path: Path,
+    index: int,
+    renderer: Renderer,
+    image_tokenizer: Decoder,
+    *,
+    reverse: bool = False,
+    png: Path | None = None,
 ) -> None:
     """Print record `index` of a set as the model sees it, and write it as a picture to `png`.
 
@@ -41,7 +47,7 @@ def show_record(
     records.check(renderer.vocabulary, getattr(image_tokenizer, "fingerprint", None))
     if not 0 <= index < len(records):
         raise UserError(f"{path} has records 0…{len(records) - 1}: there is no record {index}.")
-    record = records[index]
+    record: Record = records[index]
     if isinstance(record, TextToImage):
         record = captioning(record) if reverse else sized(record, renderer.vocabulary)
     elif reverse:

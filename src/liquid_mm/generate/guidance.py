@@ -2,7 +2,7 @@
 
     guided = u + s · (c − u)      c: logits after the prompt; u: after the unconditional prompt; s: the scale
 
-Both rows are then fed the same sampled code (paper section 3.2; released sampling rule in full in `docs/paper_map.md`).
+Both rows are then fed the same sampled code (the released sampling rule).
 At scale 1 the result is c, so the second row is never made: guidance 1 is no guidance, in cost too.
 """
 

@@ -161,7 +161,7 @@ def train_tokenizer(config: ImageTokenizerConfig, out: str | Path, *, resume: bo
     tokenizer = run.export()
     report = evaluate(tokenizer, validation)
     with atomic_dir(out / "tokenizer", overwrite=True) as part:
-        tokenizer.model.to(getattr(torch, config.save_dtype)).save_pretrained(str(part))
+        tokenizer.save(part)
     write_json(out / "report.json", dataclasses.asdict(report))
     comparison_grid(VQGAN.load(out / "tokenizer"), held_out[: 4 * 8], size).save(out / "grid.png")
     state_file.unlink(missing_ok=True)

@@ -50,8 +50,12 @@ class VQGAN:
             raise UserError(f"{folder} is not a VQModel folder that can be read: {error}.") from error
 
     def save(self, folder: str | Path) -> None:
-        """Write `config.json` and the weights, as diffusers does."""
-        self.model.save_pretrained(str(folder))
+        """Write `config.json` and the weights, as diffusers does; in half precision where that loses nothing."""
+        state = {name: value.detach().float().cpu() for name, value in self.model.state_dict().items()}
+        halves = all(torch.equal(value.half().float(), value) for value in state.values())
+        model = VQModel.from_config(self.model.config).to(torch.float16 if halves else torch.float32)
+        model.load_state_dict(state)
+        model.save_pretrained(str(folder))
 
     @property
     def num_codes(self) -> int:

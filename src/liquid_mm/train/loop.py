@@ -69,10 +69,10 @@ def to_inputs(batch: Any, device: torch.device) -> Inputs:
     mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
     at = np.flatnonzero(mask)
     documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
-    modality = batch["modality"].reshape(-1)[at].astype(np.int64)
-    arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], modality)
-    tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
-    return Inputs(*tensors, documents=documents)
+    kinds = batch["modality"].reshape(-1)[at].astype(np.int64)
+    arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
+    ids, positions, where, targets, modality = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
+    return Inputs(ids, positions, where, targets, modality, documents)
 
 
 class Trainer:
