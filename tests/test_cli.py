@@ -51,7 +51,9 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_end_in_a_sentence(name, monkeypatch, capsys, tmp_path, parity):
-    (tmp_path / "recipe.yaml").write_text("model: a\noutput: b\nsteps: 1\nnew_row_lr: 1\ndata: {seq_len: 8, batch_size: 1, sources: [{path: x}]}\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "model: a\noutput: b\nsteps: 1\nnew_row_lr: 1\ndata: {seq_len: 8, batch_size: 1, sources: [{path: x}]}\n"
+    )
     arguments, message = MISTAKES[name]
     places = {"tmp": tmp_path, "kit": parity}
     code, _, error = run(monkeypatch, capsys, *[argument.format(**places) for argument in arguments])
@@ -73,9 +75,14 @@ def checkpoint(tmp_path_factory, parity):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [(["--guidance", "0.5"], "guidance_scale is 0.5"), (["--top-k", "0"], "top_k is 0"), (["--size", "100x64"], "multiples of 16"),
-     (["--temperature", "0"], "temperature"), (["--number", "0"], "images_per_prompt is 0")],
-)  # fmt: skip
+    [
+        (["--guidance", "0.5"], "guidance_scale is 0.5"),
+        (["--top-k", "0"], "top_k is 0"),
+        (["--size", "100x64"], "multiples of 16"),
+        (["--temperature", "0"], "temperature"),
+        (["--number", "0"], "images_per_prompt is 0"),
+    ],
+)
 def test_values_out_of_range_are_named(option, message, checkpoint, monkeypatch, capsys, tmp_path):
     code, _, error = run(monkeypatch, capsys, "generate", checkpoint, "a red apple", "-o", tmp_path / "out", *option)
     assert (code, message in error) == (2, True)
@@ -83,10 +90,29 @@ def test_values_out_of_range_are_named(option, message, checkpoint, monkeypatch,
 
 
 def test_generate_writes_pictures_that_know_their_prompt(checkpoint, monkeypatch, capsys, tmp_path):
-    arguments = ["generate", checkpoint, "A red apple!", "two cats", "--size", "64x32", "--seed", 3, "-n", 2, "-o", tmp_path]
+    arguments = [
+        "generate",
+        checkpoint,
+        "A red apple!",
+        "two cats",
+        "--size",
+        "64x32",
+        "--seed",
+        3,
+        "-n",
+        2,
+        "-o",
+        tmp_path,
+    ]
     code, out, _ = run(monkeypatch, capsys, *arguments)
     assert code == 0
-    names = ["a-red-apple_seed3.png", "a-red-apple_seed4.png", "two-cats_seed3.png", "two-cats_seed4.png", "contact_sheet.png"]
+    names = [
+        "a-red-apple_seed3.png",
+        "a-red-apple_seed4.png",
+        "two-cats_seed3.png",
+        "two-cats_seed4.png",
+        "contact_sheet.png",
+    ]
     assert out.split() == [str(tmp_path / name) for name in names]
     with Image.open(tmp_path / names[1]) as picture:
         assert (picture.size, picture.text) == ((64, 32), {"prompt": "A red apple!", "seed": "4"})
@@ -99,6 +125,18 @@ def test_describe_write_and_chat_answer(checkpoint, monkeypatch, capsys, tmp_pat
     code, out, _ = run(monkeypatch, capsys, "write", checkpoint, "Once upon", "--max-new-tokens", 4, "--seed", 0)
     assert (code, out.startswith("Once upon")) == (0, True)
     code, _, _ = run(
-        monkeypatch, capsys, "chat", checkpoint, "What?", "-i", image, "--max-new-tokens", 4, "--seed", 0, "-o", tmp_path
+        monkeypatch,
+        capsys,
+        "chat",
+        checkpoint,
+        "What?",
+        "-i",
+        image,
+        "--max-new-tokens",
+        4,
+        "--seed",
+        0,
+        "-o",
+        tmp_path,
     )
     assert code == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -34,12 +34,12 @@ def _size(text: str) -> tuple[int, int]:
 Checkpoint = Annotated[str, typer.Argument(help="A Liquid checkpoint folder, or 'demo' for the model that ships.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Changes to the recipe: key=value or key.sub=value.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key=value or key.sub=value.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in that folder.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, mps …; by default the best there is.")]
-Dtype = Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16; by default what the device is good at.")]
-Seed = Annotated[Optional[int], typer.Option(help="Makes the result repeatable.")]
-Size = Annotated[Optional[str], typer.Option(metavar="WxH", parser=_size, help="Pixels; by default the model's own.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; by default the best there is.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device is good at.")]
+Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable.")]
+Size = Annotated[Any, typer.Option(metavar="WxH", parser=_size, help="Pixels; by default the model's own.")]
 Tokenizer = Annotated[Path, typer.Option("--image-tokenizer", "-t", help="An image tokenizer folder.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="Of the sampling; lower is safer.")]
@@ -51,7 +51,9 @@ Guidance = Annotated[float, typer.Option(help="How strongly pictures follow the 
 @app.command()
 def demo(
     out: Out = Path("out"),
-    image: Annotated[Optional[list[Path]], typer.Option("--image", "-i", help="Describe this picture; may be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="Describe this picture; may be repeated.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="Another model than the one that ships.")] = "demo",
     seed: Annotated[int, typer.Option(help="Of the pictures.")] = 0,
 ) -> None:
@@ -107,7 +109,9 @@ def describe(
 
     model = load(checkpoint, device=device, dtype=dtype)
     for image in images:
-        typer.echo(f"{image}: " + model.generate_text(question, [image], max_new_tokens, temperature, top_k, top_p, seed))
+        typer.echo(
+            f"{image}: " + model.generate_text(question, [image], max_new_tokens, temperature, top_k, top_p, seed)
+        )
 
 
 @app.command()
@@ -133,7 +137,9 @@ def write(
 def chat(
     checkpoint: Checkpoint,
     message: Annotated[str, typer.Argument(help="What to say.")],
-    image: Annotated[Optional[list[Path]], typer.Option("--image", "-i", help="A picture to show; may be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="A picture to show; may be repeated.")
+    ] = None,
     out: Out = Path("out"),
     max_new_tokens: MaxTokens = 256,
     temperature: Temperature = 0.7,
@@ -156,10 +162,12 @@ def chat(
 
 @app.command()
 def extend(
-    base: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, or package:NAME/FILE of an installed package.")],
+    base: Annotated[
+        str, typer.Argument(help="Hub id, folder, GGUF file, or package:NAME/FILE of an installed package.")
+    ],
     image_tokenizer: Tokenizer,
     out: Out,
-    init: Annotated[Optional[str], typer.Option(help="How new rows start: mean-noise, codebook or transformers.")] = None,
+    init: Annotated[str | None, typer.Option(help="How new rows start: mean-noise, codebook or transformers.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights written.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the new rows.")] = 0,
 ) -> None:
@@ -183,7 +191,7 @@ def import_(
     from liquid_mm import import_release
 
     import_release(llm, vqgan, out)
-    typer.echo(f"{out} is ready: try `liquid generate {out} \"a red apple\"`.")
+    typer.echo(f'{out} is ready: try `liquid generate {out} "a red apple"`.')
 
 
 @app.command("train-tokenizer")
@@ -195,7 +203,8 @@ def train_tokenizer(
 ) -> None:
     """Train a small VQGAN; the model lands in OUT/tokenizer, a before/after picture beside it."""
     from liquid_mm.config import load_config
-    from liquid_mm.image.train import ImageTokenizerConfig, train_tokenizer
+    from liquid_mm.image.recipe import ImageTokenizerConfig
+    from liquid_mm.image.train import train_tokenizer
 
     report = train_tokenizer(load_config(ImageTokenizerConfig, recipe, overrides or ()), out, resume=resume)
     typer.echo(
@@ -209,7 +218,7 @@ def tokenize(
     source: Annotated[str, typer.Argument(help="JSONL, Parquet, text file, folder, or Hub id.")],
     out: Out,
     image_tokenizer: Annotated[
-        Optional[Path], typer.Option("--image-tokenizer", "-t", help="Encodes the pictures; not needed for text alone.")
+        Path | None, typer.Option("--image-tokenizer", "-t", help="Encodes the pictures; not needed for text alone.")
     ] = None,
     size: Size = None,
     batch_size: Annotated[int, typer.Option(help="Records encoded together.")] = 16,
@@ -229,16 +238,18 @@ def tokenize(
             source, images, out, size=size, batch_size=batch_size, max_rejects=max_rejects,
             progress=lambda kept, rejected: bar.update(kept + rejected - bar.n),
         )  # fmt: skip
-    typer.echo(f"{out}: {manifest.records} records kept, {sum(manifest.rejected.values())} left out {dict(manifest.rejected)}")
+    typer.echo(
+        f"{out}: {manifest.records} records kept, {sum(manifest.rejected.values())} left out {dict(manifest.rejected)}"
+    )
 
 
 @app.command()
 def inspect(
     data: Annotated[Path, typer.Argument(help="A tokenised set.")],
-    checkpoint: Annotated[Optional[str], typer.Option("--checkpoint", "-c", help="Whose eyes to see it through.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help="Whose eyes to see it through.")] = None,
     record: Annotated[int, typer.Option("--record", "-r", help="Which record to show.")] = 0,
     reverse: Annotated[bool, typer.Option(help="Show a pair as picture → caption.")] = False,
-    png: Annotated[Optional[Path], typer.Option(help="Also write it as a picture.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Also write it as a picture.")] = None,
 ) -> None:
     """Summarise a tokenised set; with a checkpoint, show one record the way the model sees it."""
     from liquid_mm.data.show import show_record, show_summary
@@ -267,7 +278,7 @@ def train(recipe: Recipe, overrides: Overrides = None, resume: Resume = False) -
     except Interrupted as interrupted:
         typer.echo(str(interrupted), err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"{final} is ready: try `liquid generate {final} \"a red apple\"`.")
+    typer.echo(f'{final} is ready: try `liquid generate {final} "a red apple"`.')
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk is full: could not write {path}. Free some space and run the command again.") from error
+            raise UserError(
+                f"the disk is full: could not write {path}. Free some space and run the command again."
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"no permission to write {path}: choose another output folder.") from error
         raise

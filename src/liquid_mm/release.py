@@ -17,7 +17,7 @@ from liquid_mm.checkpoint import RECORD, Checkpoint, load_tokenizer, load_weight
 from liquid_mm.errors import UserError
 from liquid_mm.image.chameleon import load_chameleon
 from liquid_mm.image.vqgan import VQGAN
-from liquid_mm.vocab.extend import _special_ids
+from liquid_mm.vocab.extend import special_token_ids
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 
@@ -55,7 +55,7 @@ def infer_vocabulary(rows: int, tokenizer: Any, images: VQGAN) -> Vocabulary:
             f"the language model has {rows} rows, but its tokenizer {offset} tokens and the VQGAN {images.num_codes} "
             f"codes, which makes {offset + images.num_codes}: it is not a released Liquid model with this VQGAN."
         )
-    boi, eoi, unconditional = _special_ids(tokenizer)
+    boi, eoi, unconditional = special_token_ids(tokenizer)
     if len(tokenizer) != offset:
         raise UserError("the tokenizer has neither <boi>, <eoi>, <unconditional> nor unused tokens in their place.")
     for name in ("eos_token", "pad_token"):

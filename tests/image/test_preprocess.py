@@ -72,7 +72,7 @@ def test_unusable_files_are_refused_with_the_reason(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         preprocess.open_image(tmp_path)
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(UserError, match="text.png is not an image"):
+    with pytest.raises(UserError, match=r"text\.png is not an image"):
         preprocess.open_image(tmp_path / "text.png")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     with pytest.raises(UserError, match="truncated or damaged"):

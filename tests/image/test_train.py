@@ -11,7 +11,8 @@ from liquid_mm.config import load_config
 from liquid_mm.errors import UserError
 from liquid_mm.image.dataset import ImageFolder, list_images
 from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_loss
-from liquid_mm.image.train import ImageTokenizerConfig, train_tokenizer
+from liquid_mm.image.recipe import ImageTokenizerConfig
+from liquid_mm.image.train import train_tokenizer
 from liquid_mm.image.vqgan import VQGAN
 
 
@@ -37,7 +38,9 @@ def recipe(folder, **changes):
 
 
 def test_it_learns_and_writes_a_tokenizer(folder, tmp_path):
-    config = recipe(folder, steps=60, perceptual_weight=0.01, perceptual_blocks=1, adversarial_weight=0.01, save_dtype="float16")
+    config = recipe(
+        folder, steps=60, perceptual_weight=0.01, perceptual_blocks=1, adversarial_weight=0.01, save_dtype="float16"
+    )
     report = train_tokenizer(config, tmp_path / "run", progress=False)
     history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert report.psnr > history[0]["psnr"] + 1
@@ -76,7 +79,10 @@ def test_resuming_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
         train_tokenizer(recipe(folder), tmp_path / "cut", progress=False)
     resumed = train_tokenizer(recipe(folder), tmp_path / "cut", resume=True, progress=False)
     assert resumed == whole
-    assert VQGAN.load(tmp_path / "cut" / "tokenizer").fingerprint == VQGAN.load(tmp_path / "whole" / "tokenizer").fingerprint
+    assert (
+        VQGAN.load(tmp_path / "cut" / "tokenizer").fingerprint
+        == VQGAN.load(tmp_path / "whole" / "tokenizer").fingerprint
+    )
 
 
 def test_perceptual_loss_ranks_blur_above_a_small_shift():
@@ -100,7 +106,11 @@ def test_hinge_loss_by_hand():
 def test_images_are_listed_once_from_folders_files_and_lists(folder, tmp_path):
     listed = tmp_path / "list.jsonl"
     listed.write_text(json.dumps({"image": str(folder / "03.png")}) + "\n")
-    assert list_images([listed, folder / "01.png", folder])[:3] == [folder / "03.png", folder / "01.png", folder / "00.png"]
+    assert list_images([listed, folder / "01.png", folder])[:3] == [
+        folder / "03.png",
+        folder / "01.png",
+        folder / "00.png",
+    ]
     assert len(list_images([listed, folder])) == 48
     assert ImageFolder([folder / "00.png"], (8, 8))[0].shape == (3, 8, 8)
     listed.write_text("{}\n")

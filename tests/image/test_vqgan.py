@@ -81,14 +81,14 @@ def test_codes_outside_the_codebook_are_refused(tokenizer, grid):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no image tokenizer"):
         VQGAN.load(tmp_path)
-    with pytest.raises(UserError, match="vqgan.yaml"):
+    with pytest.raises(UserError, match=r"vqgan\.yaml"):
         load_chameleon(tmp_path)
 
 
 def test_the_key_table_is_strict(tmp_path):
     assert rename("decoder.up.0.block.2.conv1.weight", 5) == "decoder.up_blocks.4.resnets.2.conv1.weight"
     assert rename("encoder.mid.attn_1.proj_out.bias", 5) == "encoder.mid_block.attentions.0.to_out.0.bias"
-    with pytest.raises(UserError, match="unknown weight 'encoder.extra.weight'"):
+    with pytest.raises(UserError, match=r"unknown weight 'encoder\.extra\.weight'"):
         rename("encoder.extra.weight", 5)
 
     folder = tmp_path / "broken"
@@ -123,7 +123,8 @@ def test_full_size_layout_has_the_released_names():
         *(f"encoder.down.{level}.block.1.norm2.weight" for level in range(5)),
         *(f"decoder.up.{level}.block.2.conv2.weight" for level in range(5)),
         *(f"encoder.down.{level}.block.0.nin_shortcut.weight" for level in (2, 4)),
-        *(f"decoder.up.{level}.block.0.nin_shortcut.weight" for level in (0, 2) if channels[level] != channels[level + 1]),
-        "encoder.mid.attn_1.q.weight", "decoder.mid.block_2.conv1.bias", "quantize.embedding.weight", "quant_conv.weight",
+        *(f"decoder.up.{level}.block.0.nin_shortcut.weight" for level in (1, 3)),
+        "encoder.mid.attn_1.q.weight", "decoder.mid.block_2.conv1.bias",
+        "quantize.embedding.weight", "quant_conv.weight",
     ]  # fmt: skip
     assert {rename(name, 5) for name in taming} <= set(model.state_dict())

@@ -10,11 +10,14 @@ from rich.console import Console
 from liquid_mm.generate.files import PROMPTS, draw, file_name, save_picture, save_sheet
 from liquid_mm.generate.model import LiquidModel
 
+GUIDANCE = 3.0
+"""What suits the small demo model; large ones take the paper's 7."""
+
 OPENING = "The old lighthouse keeper looked at the sea and"
 
 
 def run_demo(model: LiquidModel, out: Path, images: Sequence[Path] = (), seed: int = 0) -> None:
-    """Draw the fixed prompts, describe `images` (by default the pictures just drawn), continue a text; say where it all is."""
+    """Draw the fixed prompts, describe `images` (by default the pictures just drawn), continue a text; say where."""
     console = Console()
     console.rule("[bold]1. It draws")
     pictures = draw(model, PROMPTS, guidance_scale=GUIDANCE, seed=seed)
@@ -27,7 +30,3 @@ def run_demo(model: LiquidModel, out: Path, images: Sequence[Path] = (), seed: i
     console.rule("[bold]3. It writes")
     text = model.generate_text(OPENING, max_new_tokens=48, top_k=50, seed=seed)
     console.print(f"{OPENING}[bold]{text}", highlight=False)
-
-
-GUIDANCE = 3.0
-"""What suits the small demo model; large ones take the paper's 7."""

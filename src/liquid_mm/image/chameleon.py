@@ -1,8 +1,8 @@
 """Chameleon's VQGAN (`vqgan.yaml` + `vqgan.ckpt`, taming-transformers names) as our `VQGAN`.
 
-Its weights are licensed for non-commercial research, so they are never shipped: users point to their own copy. The file is
-a pickle; only tensors are read from it. Every name passes through one table, and a name the table does not know, or a
-weight it leaves unset, is an error.
+Its weights are licensed for non-commercial research, so they are never shipped: users point to their own copy. The file
+is a pickle; only tensors are read from it. Every name passes through one table, and a name the table does not know, or
+a weight it leaves unset, is an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from liquid_mm.image.vqgan import VQGAN
 
 _RESNET = r"(norm1|norm2|conv1|conv2)\.(weight|bias)"
 
-# taming name (regular expression) → diffusers name; {up} is the level counted from the other end, since taming numbers the
-# decoder's levels from fine to coarse and diffusers from coarse to fine.
+# taming name (regular expression) → diffusers name; {up} is the level counted from the other end, since taming numbers
+# the decoder's levels from fine to coarse and diffusers from coarse to fine.
 _TABLE: tuple[tuple[str, str], ...] = (
     (r"(encoder|decoder)\.(conv_in|conv_out)\.(weight|bias)", r"\1.\2.\3"),
     (r"(encoder|decoder)\.norm_out\.(weight|bias)", r"\1.conv_norm_out.\2"),
@@ -61,7 +61,7 @@ def load_chameleon(folder: str | Path) -> VQGAN:
     config = _model_config(folder / "vqgan.yaml")
     state = _state_dict(folder / "vqgan.ckpt")
     with torch.device("meta"):
-        model = VQModel(**config)
+        model: Any = VQModel(**config)
     expected = model.state_dict()
     levels = len(config["block_out_channels"])
     renamed = {}
@@ -97,7 +97,8 @@ def rename(name: str, levels: int) -> str:
 def _model_config(path: Path) -> dict[str, Any]:
     """The arguments of `VQModel` for a taming `vqgan.yaml`."""
     try:
-        params = OmegaConf.to_container(OmegaConf.load(path))["model"]["params"]  # type: ignore[index,call-overload]
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        params = content["model"]["params"]
         net = params["ddconfig"]
         if net["attn_resolutions"] or net["double_z"]:
             raise UserError(f"{path}: only VQGANs with attention in the middle block alone and double_z off are known.")

@@ -19,8 +19,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 def list_images(sources: Iterable[str | Path]) -> list[Path]:
     """Every picture named by `sources`, once, in a stable order.
 
-    A source is a folder (searched at any depth), an image file, or a JSONL file whose records have an `image` path, relative
-    to that file.
+    A source is a folder (searched at any depth), an image file, or a JSONL file whose records have an `image` path,
+    relative to that file.
 
     Raises:
         UserError: a source does not exist, a JSONL line is not a record with `image`, or there is no picture at all.
@@ -61,9 +61,7 @@ class ImageFolder(Dataset[torch.Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        image = preprocess.center_crop_resize(
-            preprocess.flatten(preprocess.open_image(self.paths[index])), self.size
-        )
+        image = preprocess.center_crop_resize(preprocess.flatten(preprocess.open_image(self.paths[index])), self.size)
         if self.flip and torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return preprocess.to_tensor([image])[0]

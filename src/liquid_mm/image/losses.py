@@ -1,4 +1,4 @@
-"""What a reconstruction is judged by while an image tokenizer trains: a perceptual distance and a patch discriminator."""
+"""What a reconstruction is judged by in training: a perceptual distance and a patch discriminator."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 class PerceptualLoss(nn.Module):
     """Distance between pictures in the features of a VGG16, in the manner of LPIPS (Zhang et al., arXiv 1801.03924).
 
-    The convolutions are those of the HED edge detector, a VGG16 fine-tuned on BSDS500: an ordinary Python package carries
-    them under the MIT licence. Features are normalised over channels before they are compared, so every block counts alike.
+    The convolutions are those of the HED edge detector, a VGG16 fine-tuned on BSDS500: an ordinary Python package
+    carries them under the MIT licence. Features are normalised over channels before they are compared, so every block
+    counts alike.
 
     Args:
         blocks: how many of the five blocks to use; the later ones see more of the picture and cost more.
@@ -46,7 +47,9 @@ class PerceptualLoss(nn.Module):
         """Mean distance of two batches (B, 3, H, W) in [-1, 1], a scalar."""
         with torch.no_grad():
             wanted = self._features(target)
-        distances = [(a - b).square().sum(dim=1).mean() for a, b in zip(self._features(reconstruction), wanted, strict=True)]
+        distances = [
+            (a - b).square().sum(dim=1).mean() for a, b in zip(self._features(reconstruction), wanted, strict=True)
+        ]
         return torch.stack(distances).mean()
 
     def _features(self, pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -62,7 +65,7 @@ class PerceptualLoss(nn.Module):
 
         with h5py.File(path) as file:
             for number, block in enumerate(self.blocks, 1):
-                convolutions = [layer for layer in block if isinstance(layer, nn.Conv2d)]  # type: ignore[union-attr]
+                convolutions = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
                 for index, layer in enumerate(convolutions):
                     group = file[f"block{number}/layers/conv2d{f'_{index}' if index else ''}/vars"]
                     layer.weight.data = torch.from_numpy(group["0"][()]).permute(3, 2, 0, 1).contiguous()
@@ -82,7 +85,7 @@ def _hed_weights() -> Path:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Says real or not for every patch of a picture (PatchGAN, Isola et al., arXiv 1611.07004): (B, 3, H, W) → (B, 1, h, w)."""
+    """Says real or not for every patch (PatchGAN, Isola et al., arXiv 1611.07004): (B, 3, H, W) → (B, 1, h, w)."""
 
     def __init__(self, width: int = 48, layers: int = 2) -> None:
         modules: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]

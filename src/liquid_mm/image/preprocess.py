@@ -3,8 +3,8 @@
     open_image → flatten (RGB over white) → center_crop_resize or pad_to_square → to_tensor ∈ [-1, 1]
     tensor ∈ [-1, 1] → to_images
 
-Training pairs are cropped (`center_crop_resize`), pictures to be understood are padded (`pad_to_square`) so that nothing
-is cut off (paper section 4.1).
+Training pairs are cropped (`center_crop_resize`), pictures to be understood are padded (`pad_to_square`) so that
+nothing is cut off (paper section 4.1).
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
     loss = L1 (+ commitment) + perceptual_weight · VGG distance (+ adversarial_weight · fooling a patch discriminator)
 
-Encoder and decoder first train alone. Then the codebook starts from k-means over a batch, follows the encoder by exponential
-moving averages, and code vectors that fall out of use are replaced by encoder outputs ("revived"); `vector-quantize-pytorch`
-does all three. What comes out is
-a plain `VQGAN` folder.
+Encoder and decoder first train alone. Then the codebook starts from k-means over a batch, follows the encoder by
+exponential moving averages, and code vectors that fall out of use are replaced by encoder outputs ("revived");
+`vector-quantize-pytorch` does all three. What comes out is a plain `VQGAN` folder.
 """
 
 from __future__ import annotations
@@ -15,117 +14,28 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import VQModel
-from PIL import Image
-from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 from vector_quantize_pytorch import VectorQuantize
 
-from liquid_mm.config import Config, save_config
+from liquid_mm.config import save_config
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_dir, atomic_file, write_json
 from liquid_mm.image.dataset import ImageFolder, list_images
 from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_loss
-from liquid_mm.image.preprocess import to_images
+from liquid_mm.image.measure import Report, comparison_grid, evaluate
+from liquid_mm.image.recipe import ImageTokenizerConfig
 from liquid_mm.image.vqgan import VQGAN
 
 
-class ImageTokenizerConfig(Config):
-    """A recipe for `liquid train-tokenizer`.
-
-    Args:
-        train, validation: folders, image files or JSONL lists; no validation takes `validation_share` of `train`.
-        resolution: side in pixels of the square training pictures.
-        channels: width of each level, fine to coarse; every level but the last halves the picture.
-        layers: residual blocks per level.
-        groups: groups of the normalisation; must divide every width.
-        num_codes, code_dim: size of the codebook and length of a code vector.
-        steps, batch_size: optimiser steps, and pictures in each.
-        lr, warmup, beta2: Adam's peak rate (cosine to zero), share of steps it takes to rise, second-moment decay.
-        start: a tokenizer folder whose weights to begin with instead of random ones; the codebook starts anew.
-        autoencoder: share of the steps trained without quantising, before the codebook is made from what the encoder has
-            learnt. From a random encoder it would keep only what that one tells apart: brightness more than colour.
-        codebook_decay: memory of the codebook's moving average; revive_below: a code vector whose average use per batch falls
-            under this is replaced.
-        adversarial_from: share of the steps after which the discriminator joins.
-        save_dtype: precision of the weights written; the model is rounded to it before codes are ever made.
-        every: steps between validations; a checkpoint for `--resume` is written at the same time.
-    """
-
-    train: list[str]
-    validation: list[str] = []
-    validation_share: float = Field(0.02, gt=0, lt=1)
-    resolution: int = 64
-    channels: list[int] = [32, 64, 96, 160]
-    layers: int = Field(1, ge=1)
-    groups: int = 16
-    num_codes: int = Field(1024, ge=2, le=65536)
-    code_dim: int = Field(8, ge=1)
-    steps: int = Field(1000, ge=1)
-    batch_size: int = Field(32, ge=1)
-    lr: float = Field(4e-4, gt=0)
-    warmup: float = Field(0.02, ge=0, lt=1)
-    beta2: float = 0.99
-    start: str | None = None
-    autoencoder: float = Field(0.2, ge=0, lt=1)
-    commitment_weight: float = 0.25
-    codebook_decay: float = 0.98
-    revive_below: float = 0.5
-    perceptual_weight: float = Field(0.0, ge=0)
-    perceptual_blocks: int = Field(3, ge=1, le=5)
-    adversarial_weight: float = Field(0.0, ge=0)
-    adversarial_from: float = Field(0.5, ge=0, lt=1)
-    flip: bool = False
-    precision: Literal["bf16", "fp32"] = "bf16"
-    save_dtype: Literal["float32", "float16"] = "float32"
-    every: int = Field(500, ge=1)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _check(self) -> ImageTokenizerConfig:
-        bad = [width for width in self.channels if width % self.groups]
-        if bad:
-            raise ValueError(f"channels {bad} are not multiples of groups={self.groups}.")
-        step = 2 ** (len(self.channels) - 1)
-        if self.resolution % step:
-            raise ValueError(f"resolution {self.resolution} is not a multiple of the downsampling {step}.")
-        return self
-
-    def model(self) -> VQModel:
-        """The untrained network."""
-        levels = len(self.channels)
-        return VQModel(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(self.channels),
-            layers_per_block=self.layers,
-            latent_channels=self.channels[-1],
-            norm_num_groups=self.groups,
-            num_vq_embeddings=self.num_codes,
-            vq_embed_dim=self.code_dim,
-            sample_size=self.resolution,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """How well held-out pictures survive: PSNR in dB, mean absolute error of levels, share and perplexity of codes used."""
-
-    psnr: float
-    l1: float
-    codes_used: float
-    perplexity: float
-    pictures: int
-
-
-def train_tokenizer(config: ImageTokenizerConfig, out: str | Path, *, resume: bool = False, progress: bool = True) -> Report:
-    """Train the tokenizer `config` describes; write the model folder `out`/tokenizer, its report and a before/after grid.
+def train_tokenizer(
+    config: ImageTokenizerConfig, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> Report:
+    """Train the tokenizer `config` describes; write `out`/tokenizer, its report and a before/after grid.
 
     Returns the report on the validation pictures. Interrupted runs go on with `resume`.
 
@@ -151,7 +61,11 @@ def train_tokenizer(config: ImageTokenizerConfig, out: str | Path, *, resume: bo
             bar.update()
             if run.step % config.every == 0 or run.step == config.steps:
                 report = evaluate(run.export(), validation)
-                line = {"step": run.step, **{f"loss_{k}": round(float(v), 5) for k, v in metrics.items()}, **dataclasses.asdict(report)}
+                line = {
+                    "step": run.step,
+                    **{f"loss_{k}": round(float(v), 5) for k, v in metrics.items()},
+                    **dataclasses.asdict(report),
+                }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 bar.set_postfix(psnr=f"{report.psnr:.2f}", used=f"{report.codes_used:.0%}")
@@ -178,7 +92,7 @@ class _Run:
         model = config.model()
         if config.start is not None:
             model.load_state_dict(VQGAN.load(config.start).model.state_dict())
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(self.device, memory_format=torch.channels_last)
         self.model.quantize.requires_grad_(False)
         self.codebook = VectorQuantize(
             dim=config.code_dim,
@@ -194,7 +108,9 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.perceptual = PerceptualLoss(config.perceptual_blocks).to(self.device) if config.perceptual_weight else None
         self.discriminator = PatchDiscriminator().to(self.device)
-        self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9))
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=config.lr, betas=(0.5, 0.9)
+        )
 
     def _rate(self, step: int) -> float:
         rise = max(1, round(self.config.warmup * self.config.steps))
@@ -203,7 +119,7 @@ class _Run:
         return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, self.config.steps - rise)))
 
     def batches(self, data: ImageFolder) -> Iterator[torch.Tensor]:
-        """Endless shuffled batches; epoch e is shuffled by (seed, e), so a resumed run meets the pictures it would have."""
+        """Endless shuffled batches; epoch e is shuffled by (seed, e), so a resumed run meets the same pictures."""
         size = self.config.batch_size
         per_epoch = len(data) // size
         if per_epoch == 0:
@@ -288,40 +204,3 @@ def _split(config: ImageTokenizerConfig) -> tuple[list[Path], list[Path]]:
         return [path for path in paths if path not in overlap], held_out
     every = max(2, round(1.0 / config.validation_share))
     return [p for i, p in enumerate(paths) if i % every], paths[::every]
-
-
-@torch.inference_mode()
-def evaluate(tokenizer: VQGAN, batches: DataLoader[torch.Tensor]) -> Report:
-    """Reconstruct every picture of `batches` (pixels in [-1, 1]) through its codes, as 8-bit images, and measure."""
-    psnr: list[float] = []
-    error: list[float] = []
-    counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
-    for pixels in batches:
-        originals = to_images(pixels)
-        grids = tokenizer.encode(originals)
-        for grid, before, after in zip(grids, originals, tokenizer.decode(grids), strict=True):
-            difference = np.asarray(before, np.float64) - np.asarray(after, np.float64)
-            psnr.append(10.0 * math.log10(255.0**2 / max(float((difference**2).mean()), 1e-10)))
-            error.append(float(np.abs(difference).mean()))
-            counts += np.bincount(grid.reshape(-1), minlength=tokenizer.num_codes)
-    share = counts[counts > 0] / counts.sum()
-    return Report(
-        psnr=float(np.mean(psnr)),
-        l1=float(np.mean(error)),
-        codes_used=float((counts > 0).mean()),
-        perplexity=float(np.exp(-(share * np.log(share)).sum())),
-        pictures=len(psnr),
-    )
-
-
-def comparison_grid(tokenizer: VQGAN, paths: list[Path], size: tuple[int, int], columns: int = 8) -> Image.Image:
-    """Pictures and, under each row of them, what their codes give back."""
-    originals = [image for path in paths for image in to_images(ImageFolder([path], size)[0][None])]
-    results = tokenizer.decode(tokenizer.encode(originals))
-    rows = math.ceil(len(originals) / columns)
-    sheet = Image.new("RGB", (columns * size[0], 2 * rows * size[1]), "white")
-    for index, (before, after) in enumerate(zip(originals, results, strict=True)):
-        row, column = divmod(index, columns)
-        sheet.paste(before, (column * size[0], 2 * row * size[1]))
-        sheet.paste(after, (column * size[0], (2 * row + 1) * size[1]))
-    return sheet

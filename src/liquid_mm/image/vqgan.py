@@ -32,7 +32,8 @@ class VQGAN:
     """Pictures ↔ codes by a vector-quantised autoencoder. Implements `image.tokenizer.ImageTokenizer`."""
 
     def __init__(self, model: VQModel) -> None:
-        self.model = model.eval().requires_grad_(False)
+        network: Any = model
+        self.model = network.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder: str | Path) -> VQGAN:
@@ -76,7 +77,8 @@ class VQGAN:
     @property
     def codebook(self) -> torch.Tensor:
         """The code vectors: float32 on the CPU, shape (num_codes, dim)."""
-        return self.model.quantize.embedding.weight.detach().float().cpu()
+        weight: torch.Tensor = self.model.quantize.embedding.weight
+        return weight.detach().float().cpu()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -91,7 +93,9 @@ class VQGAN:
         """Move to `device`; in another `dtype` than float32 a few codes may differ."""
         # Read before casting, for the fingerprint is that of the float32 weights.
         _ = self.fingerprint
-        self.model.to(device=device, dtype=dtype or self.model.dtype)
+        self.model.to(device)
+        if dtype is not None:
+            self.model.to(dtype)
         return self
 
     @torch.inference_mode()
@@ -147,7 +151,8 @@ class VQGAN:
     def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, h, w) codes → (B, 3, h·f, w·f) pixels, nominally in [-1, 1]."""
         vectors = self.model.quantize.embedding(codes.to(self.model.device)).permute(0, 3, 1, 2)
-        return self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+        pixels: torch.Tensor = self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+        return pixels
 
 
 def _batches(shapes: Sequence[tuple[int, ...]], step: int) -> list[list[int]]:

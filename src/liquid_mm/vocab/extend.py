@@ -121,7 +121,7 @@ def _vocabulary(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(eos)
     bos = _bos(tokenizer)
-    boi, eoi, unconditional = _special_ids(tokenizer)
+    boi, eoi, unconditional = special_token_ids(tokenizer)
     text_size = _text_size(tokenizer)
     return Vocabulary(
         text_size=text_size,
@@ -167,7 +167,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if separator is None else int(separator)
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of `SPECIALS`: those the tokenizer has, else three unused slots renamed, else three tokens added."""
     known = tokenizer.get_vocab()
     if not all(name in known for name in SPECIALS):

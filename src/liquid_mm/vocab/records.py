@@ -1,7 +1,7 @@
 """What a model is shown, before it becomes ids: four kinds of record and nothing else.
 
-A record with its answer (codes, caption, last model turn) is a training example; the same record without it is a prompt.
-`vocab.prompts.Renderer` turns either into ids, so training and generation can never disagree on a format.
+A record with its answer (codes, caption, last model turn) is a training example; the same record without it is a
+prompt. `vocab.prompts.Renderer` turns either into ids, so training and generation can never disagree on a format.
 
     Text("Once upon a time")                          a document
     TextToImage("a red apple", codes=grid)            a caption and its picture;    codes=None: draw it
@@ -75,7 +75,7 @@ Record = Text | TextToImage | ImageToText | Chat
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """Ids of shape (T,), int64, and a mask of shape (T,): True where the model is to learn that id from those before."""
+    """Ids (T,), int64, and a mask (T,): True where the model is to learn that id from those before."""
 
     ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]

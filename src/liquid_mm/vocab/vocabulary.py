@@ -116,7 +116,8 @@ class Vocabulary:
     def to_codes(self, ids: Any, grid: tuple[int, int]) -> NDArray[np.int64]:
         """A flat run of code ids as a (rows, columns) grid of codes in [0, num_codes)."""
         codes = np.asarray(ids, dtype=np.int64) - self.code_offset
-        assert codes.size == grid[0] * grid[1] and ((codes >= 0) & (codes < self.num_codes)).all(), "not an image"
+        assert codes.size == grid[0] * grid[1], "not that grid"
+        assert ((codes >= 0) & (codes < self.num_codes)).all(), "not an image"
         return codes.reshape(grid)
 
     def is_code(self, ids: Any) -> NDArray[np.bool_]:
