@@ -140,3 +140,9 @@ def test_describe_write_and_chat_answer(checkpoint, monkeypatch, capsys, tmp_pat
         tmp_path,
     )
     assert code == 0
+
+
+def test_a_model_is_not_extended_twice(checkpoint, monkeypatch, capsys, tmp_path, parity):
+    arguments = ["extend", checkpoint, "-t", parity / "vqgan", "-o", tmp_path / "out"]
+    code, _, error = run(monkeypatch, capsys, *arguments)
+    assert (code, "is extended already" in error) == (2, True)

@@ -186,6 +186,8 @@ def extend(
     Raises:
         UserError: a part cannot be read, or `out` exists already.
     """
+    if (Path(base) / RECORD).is_file():
+        raise UserError(f"{base} is extended already: give the language model it was made from.")
     images = load_image_tokenizer(image_tokenizer)
     llm, tokenizer = load_base(base, parse_dtype(dtype) or torch.float32)
     vocabulary = extend_model(
