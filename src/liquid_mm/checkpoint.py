@@ -166,9 +166,9 @@ def extend(
     image_tokenizer: str | Path,
     out: str | Path,
     *,
+    init: str = "codebook",
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
-    **options: Any,
 ) -> Vocabulary:
     """Turn any Hugging Face causal LM into a Liquid model ready for training (paper section 3.1).
 
@@ -179,9 +179,9 @@ def extend(
         base: Hub id, folder, GGUF file, or "package:NAME/FILE" for a file inside an installed package.
         image_tokenizer: a folder written by `liquid train-tokenizer`, or one with Chameleon's `vqgan.yaml` and `.ckpt`.
         out: the new checkpoint folder.
+        init: how new rows start, one of `vocab.extend.INITS`; the default trained fastest (docs/log.md).
         dtype: of the weights that are written.
         seed: decides the random part of new rows.
-        options: of `vocab.extend.extend_model`, such as `init`.
 
     Raises:
         UserError: a part cannot be read, or `out` exists already.
@@ -196,9 +196,9 @@ def extend(
         num_codes=images.num_codes,
         downsampling=images.downsampling,
         resolution=images.resolution,
+        init=init,
         codebook=images.codebook,
         seed=seed,
-        **options,
     )
     save_checkpoint(Checkpoint(llm, tokenizer, vocabulary, images), out)
     return vocabulary

@@ -167,14 +167,14 @@ def extend(
     ],
     image_tokenizer: Tokenizer,
     out: Out,
-    init: Annotated[str | None, typer.Option(help="How new rows start: mean-noise, codebook or transformers.")] = None,
+    init: Annotated[str, typer.Option(help="How new rows start: codebook, mean-noise or transformers.")] = "codebook",
     dtype: Annotated[str, typer.Option(help="Of the weights written.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the new rows.")] = 0,
 ) -> None:
     """Grow any causal language model by image codes: the start of a Liquid model."""
     from liquid_mm import extend as run
 
-    vocabulary = run(base, image_tokenizer, out, dtype=dtype, seed=seed, **({"init": init} if init else {}))
+    vocabulary = run(base, image_tokenizer, out, init=init, dtype=dtype, seed=seed)
     typer.echo(
         f"{out}: {vocabulary.size} ids, image codes {vocabulary.code_offset}…{vocabulary.size - 1}, "
         f"<boi> {vocabulary.boi}, <eoi> {vocabulary.eoi}, <unconditional> {vocabulary.unconditional}"
