@@ -77,7 +77,11 @@ def test_resuming_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(UserError, match="add --resume"):
         train_tokenizer(recipe(folder), tmp_path / "cut", progress=False)
+    with pytest.raises(UserError, match="other settings: lr differ"):
+        train_tokenizer(recipe(folder, lr=1e-3), tmp_path / "cut", resume=True, progress=False)
     resumed = train_tokenizer(recipe(folder), tmp_path / "cut", resume=True, progress=False)
+    monkeypatch.setattr(train, "_Run", None)  # a finished run is not trained again
+    assert train_tokenizer(recipe(folder), tmp_path / "cut", resume=True, progress=False) == whole
     assert resumed == whole
     assert (
         VQGAN.load(tmp_path / "cut" / "tokenizer").fingerprint

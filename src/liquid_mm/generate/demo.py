@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
-from liquid_mm.generate.files import PROMPTS, draw, file_name, save_picture, save_sheet
+from liquid_mm.generate.files import GUIDANCE, PROMPTS, draw, save_pictures, save_sheet
 from liquid_mm.generate.model import LiquidModel
-
-GUIDANCE = 3.0
-"""What suits the small demo model; large ones take the paper's 7."""
 
 OPENING = "The old lighthouse keeper looked at the sea and"
 
@@ -21,12 +19,13 @@ def run_demo(model: LiquidModel, out: Path, images: Sequence[Path] = (), seed: i
     console = Console()
     console.rule("[bold]1. It draws")
     pictures = draw(model, PROMPTS, guidance_scale=GUIDANCE, seed=seed)
-    drawn = [save_picture(picture, out / file_name(picture.prompt, picture.seed)) for picture in pictures]
+    drawn = save_pictures(pictures, out)
     sheet = save_sheet(pictures, out / "contact_sheet.png")
     console.print(f"{len(drawn)} pictures in {out}/, all of them on {sheet}")
     console.rule("[bold]2. It sees")
     for image in images or drawn:
-        console.print(f"{image}: [bold]{model.generate_text('', [image], 24, top_k=1)}", highlight=False)
+        # As Text: what a model writes may hold brackets that rich would take for markup.
+        console.print(Text.assemble(f"{image}: ", (model.generate_text("", [image], 24, top_k=1), "bold")))
     console.rule("[bold]3. It writes")
     text = model.generate_text(OPENING, max_new_tokens=48, top_k=50, seed=seed)
-    console.print(f"{OPENING}[bold]{text}", highlight=False)
+    console.print(Text.assemble(OPENING, (text, "bold")))

@@ -20,7 +20,8 @@ from liquid_mm.generate.sheet import contact_sheet
 PROMPTS = ("a red apple", "a cat face", "a red heart", "the sun", "a rocket", "a house", "a pizza", "a butterfly")
 """A fixed list: what samples during training and the demo show is never picked by hand."""
 
-SAMPLE_GUIDANCE = 3.0
+GUIDANCE = 3.0
+"""For those prompts: what suits small models; large ones take the paper's 7."""
 
 
 def save_picture(picture: GeneratedImage, path: Path) -> Path:
@@ -43,6 +44,19 @@ def file_name(prompt: str, seed: int) -> str:
     return f"{words}_seed{seed}.png"
 
 
+def save_pictures(pictures: Sequence[GeneratedImage], out: Path) -> list[Path]:
+    """Write `pictures` into `out`, none over another although two may ask for one name; returns their paths."""
+    names: list[str] = []
+    for picture in pictures:
+        name = first = Path(file_name(picture.prompt, picture.seed))
+        number = 1
+        while str(name) in names:
+            number += 1
+            name = first.with_stem(f"{first.stem}_{number}")
+        names.append(str(name))
+    return [save_picture(picture, out / name) for picture, name in zip(pictures, names, strict=True)]
+
+
 def draw(model: LiquidModel, prompts: Sequence[str], **options: Any) -> list[GeneratedImage]:
     """`model.generate_images` with a progress bar."""
     rows, columns = model.vocabulary.grid(options.get("size") or model.vocabulary.resolution)
@@ -54,8 +68,7 @@ def draw(model: LiquidModel, prompts: Sequence[str], **options: Any) -> list[Gen
 def draw_files(model: LiquidModel, prompts: Sequence[str], out: Path, **options: Any) -> Iterator[Path]:
     """Draw `prompts` and write each picture into `out`; the paths, and a contact sheet's when there are several."""
     pictures = draw(model, prompts, **options)
-    for picture in pictures:
-        yield save_picture(picture, out / file_name(picture.prompt, picture.seed))
+    yield from save_pictures(pictures, out)
     if len(pictures) > 1:
         yield save_sheet(pictures, out / "contact_sheet.png")
 
@@ -70,13 +83,15 @@ def save_sheet(pictures: Sequence[GeneratedImage], path: Path) -> Path:
 def chat_files(model: LiquidModel, message: str, images: Sequence[Path], out: Path, **options: Any) -> Iterator[str]:
     """Say something and yield the reply's parts: texts as they are, pictures as the paths they were written to."""
     content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": message}]
-    for part in model.chat([{"role": "user", "content": content}], **options):
-        yield part if isinstance(part, str) else str(save_picture(part, out / file_name(part.prompt, part.seed)))
+    parts = model.chat([{"role": "user", "content": content}], **options)
+    paths = iter(save_pictures([part for part in parts if not isinstance(part, str)], out))
+    for part in parts:
+        yield part if isinstance(part, str) else str(next(paths))
 
 
 def sample_hook(checkpoint: Checkpoint, step: int, folder: Path) -> None:
     """What training calls now and then: draw the fixed prompts with the model as it stands and write a sheet."""
-    pictures = LiquidModel(checkpoint).generate_images(PROMPTS, guidance_scale=SAMPLE_GUIDANCE, seed=0)
+    pictures = LiquidModel(checkpoint).generate_images(PROMPTS, guidance_scale=GUIDANCE, seed=0)
     save_sheet(pictures, folder / f"step-{step:06d}.png")
 
 

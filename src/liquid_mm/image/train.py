@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 from vector_quantize_pytorch import VectorQuantize
 
-from liquid_mm.config import save_config
+from liquid_mm.config import changed_keys, load_config, save_config
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir, atomic_file, write_json
+from liquid_mm.files import atomic_dir, atomic_file, read_json, write_json
 from liquid_mm.image.dataset import ImageFolder, list_images
 from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_loss
 from liquid_mm.image.measure import Report, comparison_grid, evaluate
@@ -37,15 +37,25 @@ def train_tokenizer(
 ) -> Report:
     """Train the tokenizer `config` describes; write `out`/tokenizer, its report and a before/after grid.
 
-    Returns the report on the validation pictures. Interrupted runs go on with `resume`.
+    Returns the report on the validation pictures. Interrupted runs go on with `resume`; finished ones stay as they are.
 
     Raises:
-        UserError: no pictures, fewer than a batch, or `out` already holds a run and `resume` is false.
+        UserError: no pictures, fewer than a batch, or `out` holds a run and `resume` is false or settings differ.
     """
     out = Path(out)
     state_file = out / "state.pt"
     if out.exists() and any(out.iterdir()) and not resume:
         raise UserError(f"{out} is not empty: choose another output folder, or add --resume to go on with that run.")
+    if resume and (out / "report.json").exists():
+        return Report(**read_json(out / "report.json"))
+    if resume and (out / "recipe.yaml").exists():
+        changed = [
+            key for key in changed_keys(load_config(type(config), out / "recipe.yaml"), config) if key != "every"
+        ]
+        if changed:
+            raise UserError(
+                f"cannot resume {out} with other settings: {', '.join(changed)} differ from its recipe.yaml."
+            )
     paths, held_out = _split(config)
     run = _Run(config, len(paths))
     if resume and state_file.exists():
@@ -76,8 +86,8 @@ def train_tokenizer(
     report = evaluate(tokenizer, validation)
     with atomic_dir(out / "tokenizer", overwrite=True) as part:
         tokenizer.save(part)
-    write_json(out / "report.json", dataclasses.asdict(report))
     comparison_grid(VQGAN.load(out / "tokenizer"), held_out[: 4 * 8], size).save(out / "grid.png")
+    write_json(out / "report.json", dataclasses.asdict(report))  # last: it marks the run as finished
     state_file.unlink(missing_ok=True)
     return report
 
