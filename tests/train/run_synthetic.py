@@ -14,9 +14,10 @@ from liquid_mm.train.engine import Engine
 from liquid_mm.train.loop import Trainer
 
 
-def main(folder, settings):
+def main(folder, settings, processes):
     config = recipe(Path(folder), **settings)
     engine = Engine(config.precision)
+    assert engine.world == processes
     torch.manual_seed(config.seed)
     batches, held_out = (Synthetic(rank=engine.rank, world=engine.world) for _ in range(2))
     learner = Learner(tiny(), VOCABULARY, config)
@@ -25,4 +26,4 @@ def main(folder, settings):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]))

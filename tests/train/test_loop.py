@@ -209,7 +209,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path):
     settings = {"steps": 40, "save_every": 2, "log_every": 3}
     whole = recipe(tmp_path / "whole", **settings)
     trainer(whole).run()
-    process = launch(script, str(tmp_path / "killed"), json.dumps(settings))
+    process = launch(script, str(tmp_path / "killed"), json.dumps(settings), "1")
     killed = recipe(tmp_path / "killed", **settings)
     while not checkpoint.checkpoints(killed.output / "checkpoints"):
         assert process.poll() is None, process.communicate()
@@ -241,7 +241,7 @@ def test_two_processes_train_to_the_losses_of_one(tmp_path):
         "--standalone",
         str(HERE / "run_synthetic.py"),
     ]
-    finish(launch(*arguments, str(tmp_path / "two"), json.dumps(settings)))
+    finish(launch(*arguments, str(tmp_path / "two"), json.dumps(settings), "2"))
     two = recipe(tmp_path / "two", **settings)
     assert_close(two, one, 1e-5)
     again = trainer(two)  # a run of two processes goes on with one

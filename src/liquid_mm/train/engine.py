@@ -7,12 +7,15 @@ talk over gloo. Parameters stay in float32; `precision="bf16"` makes products in
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
+
+from liquid_mm.errors import UserError
 
 
 class Engine:
@@ -25,7 +28,15 @@ class Engine:
     def __init__(self, precision: Literal["bf16", "fp32"] = "fp32") -> None:
         # No buffer changes in training, and autocast is ours: accelerate's would convert every output to float32.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-        self._accelerator: Any = Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
+        # Only when told to compute on the CPU does accelerate look for other processes there.
+        no_accelerator = not torch.accelerator.is_available()
+        self._accelerator: Any = Accelerator(cpu=no_accelerator, mixed_precision="no", kwargs_handlers=[wrapping])
+        expected = int(os.environ.get("WORLD_SIZE", 1))
+        if self.world != expected:
+            raise UserError(
+                f"the launcher started {expected} processes (WORLD_SIZE) but this one sees {self.world}: "
+                f"start with torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR."
+            )
         self._bf16 = precision == "bf16"
 
     @property
