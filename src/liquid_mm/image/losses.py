@@ -53,7 +53,7 @@ class PerceptualLoss(nn.Module):
         return torch.stack(distances).mean()
 
     def _features(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        hidden = (pixels.flip(1) + 1.0) * 127.5 - self.mean
+        hidden = ((pixels.flip(1) + 1.0) * 127.5 - self.mean).contiguous(memory_format=torch.channels_last)
         features = []
         for index, block in enumerate(self.blocks):
             hidden = block(F.max_pool2d(hidden, 2) if index else hidden)

@@ -1,8 +1,9 @@
 """Train a small VQGAN: pictures → encoder → nearest code vector → decoder → pictures.
 
-    loss = L1 (+ commitment) + perceptual_weight · VGG distance (+ adversarial_weight · fooling a patch discriminator)
+    loss = L1 + mse_weight · squared error (+ commitment) + perceptual_weight · VGG distance
+                                                          (+ adversarial_weight · fooling a patch discriminator)
 
-Encoder and decoder first train alone. Then the codebook starts from k-means over a batch, follows the encoder by
+The codebook is a fixed grid (`image.quantize`), or learnt: it starts from k-means over a batch, follows the encoder by
 exponential moving averages, and code vectors that fall out of use are replaced by encoder outputs ("revived");
 `vector-quantize-pytorch` does all three. What comes out is a plain `VQGAN` folder.
 """
@@ -28,8 +29,11 @@ from liquid_mm.files import atomic_dir, atomic_file, read_json, write_json
 from liquid_mm.image.dataset import ImageFolder, list_images
 from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_loss
 from liquid_mm.image.measure import Report, comparison_grid, evaluate
+from liquid_mm.image.quantize import FiniteScalarQuantizer, spread_latents
 from liquid_mm.image.recipe import ImageTokenizerConfig
-from liquid_mm.image.vqgan import VQGAN
+from liquid_mm.image.vqgan import VQGAN, fold
+
+_SPREAD = 2.0  # a fresh encoder's latents reach a fifth of an 8·5·5·5 grid, and training did not widen them
 
 
 def train_tokenizer(
@@ -102,17 +106,11 @@ class _Run:
         model = config.model()
         if config.start is not None:
             model.load_state_dict(VQGAN.load(config.start).model.state_dict())
+        elif config.levels:
+            spread_latents(model, _SPREAD)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.model.quantize.requires_grad_(False)
-        self.codebook = VectorQuantize(
-            dim=config.code_dim,
-            codebook_size=config.num_codes,
-            decay=config.codebook_decay,
-            commitment_weight=config.commitment_weight,
-            threshold_ema_dead_code=config.revive_below,
-            kmeans_init=True,
-            accept_image_fmap=True,
-        ).to(self.device)
+        self.codebook = _codebook(config).to(self.device)
         weights = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(weights, lr=config.lr, betas=(0.9, config.beta2), weight_decay=0.0)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
@@ -146,17 +144,20 @@ class _Run:
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         adversarial = config.adversarial_weight > 0 and self.step >= config.adversarial_from * config.steps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            latents = self.model.encode(pixels).latents
+            latents = self.model.encode(fold(pixels, config.stem)).latents
             losses = {}
             if self.step >= config.autoencoder * config.steps:
                 # Nearest code vectors in full precision: rounding would blur which one is nearest.
                 with torch.autocast(self.device.type, enabled=False):
-                    latents, _, commitment = self.codebook(latents.float())
+                    latents, *_, commitment = self.codebook(latents.float())
                 losses["commitment"] = commitment.sum()
-            output = self.model.decode(latents, force_not_quantize=True).sample
+            output = F.pixel_shuffle(self.model.decode(latents, force_not_quantize=True).sample, config.stem)
             losses["l1"] = F.l1_loss(output.float(), pixels)
             total = torch.stack(list(losses.values())).sum()
-            if self.perceptual is not None:
+            if config.mse_weight:
+                losses["mse"] = F.mse_loss(output.float(), pixels)
+                total = total + config.mse_weight * losses["mse"]
+            if self.perceptual is not None and self.step >= config.perceptual_from * config.steps:
                 losses["perceptual"] = self.perceptual(output, pixels)
                 total = total + config.perceptual_weight * losses["perceptual"]
             if adversarial:
@@ -203,6 +204,21 @@ class _Run:
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
         torch.set_rng_state(state["rng"])
+
+
+def _codebook(config: ImageTokenizerConfig) -> Any:
+    """Latents (B, D, H, W) → quantised latents, …, commitment loss; its `codebook` is the (codes, D) table."""
+    if config.levels:
+        return FiniteScalarQuantizer(config.levels, config.commitment_weight)
+    return VectorQuantize(
+        dim=config.code_dim,
+        codebook_size=config.num_codes,
+        decay=config.codebook_decay,
+        commitment_weight=config.commitment_weight,
+        threshold_ema_dead_code=config.revive_below,
+        kmeans_init=True,
+        accept_image_fmap=True,
+    )
 
 
 def _split(config: ImageTokenizerConfig) -> tuple[list[Path], list[Path]]:

@@ -3,13 +3,15 @@
     pixels (B, 3, H, W) → encoder → z (B, D, H/f, W/f) → index of the nearest code vector (B, H/f, W/f)
     codes → code vectors (B, D, H/f, W/f) → decoder → pixels (B, 3, H, W)
 
-A folder written by `save` is a plain diffusers model folder.
+A folder written by `save` is a plain diffusers model folder. A model of 3·s² instead of 3 input channels takes squares
+of s pixels a side folded into channels (its *stem*), which spares the costly layers at full resolution.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import VQModel
 from numpy.typing import NDArray
 from PIL import Image
@@ -64,9 +67,14 @@ class VQGAN:
         return int(self.model.config.num_vq_embeddings)
 
     @property
+    def stem(self) -> int:
+        """Side in pixels of the squares folded into channels before the first level."""
+        return math.isqrt(int(self.model.config.in_channels) // 3)
+
+    @property
     def downsampling(self) -> int:
-        """Pixels per code along each side: every level but the last halves the picture."""
-        return int(2 ** (len(self.model.config.block_out_channels) - 1))
+        """Pixels per code along each side: the stem, and every level but the last halves the picture."""
+        return self.stem * int(2 ** (len(self.model.config.block_out_channels) - 1))
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -142,7 +150,7 @@ class VQGAN:
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] → (B, H/f, W/f) codes. Distances in float32: ties are close in lower precision."""
-        latents = self.model.encode(pixels).latents.float()
+        latents = self.model.encode(fold(pixels, self.stem)).latents.float()
         batch, _, rows, columns = latents.shape
         vectors = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
         nearest = torch.cdist(vectors, self.model.quantize.embedding.weight.float()).argmin(dim=1)
@@ -151,8 +159,16 @@ class VQGAN:
     def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, h, w) codes → (B, 3, h·f, w·f) pixels, nominally in [-1, 1]."""
         vectors = self.model.quantize.embedding(codes.to(self.model.device)).permute(0, 3, 1, 2)
-        pixels: torch.Tensor = self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+        folded: torch.Tensor = self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+        return F.pixel_shuffle(folded, self.stem)
+
+
+def fold(pixels: torch.Tensor, stem: int) -> torch.Tensor:
+    """(B, 3, H, W) → (B, 3·stem², H/stem, W/stem), in the memory format of `pixels`; undone by `pixel_shuffle`."""
+    if stem == 1:
         return pixels
+    memory_format = torch.channels_last if pixels.is_contiguous(memory_format=torch.channels_last) else None
+    return F.pixel_unshuffle(pixels, stem).contiguous(memory_format=memory_format or torch.contiguous_format)
 
 
 def _batches(shapes: Sequence[tuple[int, ...]], step: int) -> list[list[int]]:

@@ -1,0 +1,5 @@
+"""`python -m liquid_mm.cli` is the command `liquid`."""
+
+from liquid_mm.cli import main
+
+main()
