@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from liquid_mm.cli.app import app
-from liquid_mm.cli.options import Checkpoint, Device, Dtype, Guidance, MaxTokens, Out, Seed, Size, Temperature, TopK, TopP
+from liquid_mm.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    Guidance,
+    MaxTokens,
+    Out,
+    Seed,
+    Size,
+    Temperature,
+    TopK,
+    TopP,
+)
 
 
 @app.command()
