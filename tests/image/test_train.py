@@ -56,6 +56,19 @@ def test_it_learns_and_writes_a_tokenizer(folder, tmp_path):
     assert all(torch.equal(half[name], value) for name, value in tokenizer.model.state_dict().items())
 
 
+def test_a_stem_and_a_fixed_grid_make_a_plain_tokenizer(folder, tmp_path):
+    config = recipe(folder, stem=2, channels=[16, 16], levels=[3, 3, 2], mse_weight=0.5, perceptual_from=0.5, steps=60)
+    report = train_tokenizer(config, tmp_path / "run", progress=False)
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert report.psnr > history[0]["psnr"] + 1
+    assert "loss_mse" in history[0]
+    tokenizer = VQGAN.load(tmp_path / "run" / "tokenizer")
+    assert (tokenizer.stem, tokenizer.downsampling, tokenizer.num_codes) == (2, 4, 18)
+    (grid,) = tokenizer.encode([Image.new("RGB", (24, 16), "red")])
+    assert grid.shape == (4, 6)
+    assert tokenizer.decode([grid])[0].size == (24, 16)
+
+
 def test_resuming_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
     whole = train_tokenizer(recipe(folder), tmp_path / "whole", progress=False)
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from liquid_mm.errors import UserError
-from liquid_mm.vocab.extend import INITS, SPECIALS, extend_model
+from liquid_mm.vocab.extend import INITS, SPECIALS, SPREAD, extend_model
 from liquid_mm.vocab.vocabulary import Vocabulary
 from tiny import FAMILIES, tiny_base, tiny_liquid
 
@@ -104,8 +104,10 @@ def test_new_rows_lie_among_the_old_ones_and_differ(family: str, init: str) -> N
         table = layer.weight.detach()
         old, new = table[: len(tokenizer) - 3], table[tokens + list(vocabulary.codes)]
         typical = torch.pdist(old).median()
-        assert torch.pdist(new).min() > 0.1 * typical
-        assert 0.5 < torch.pdist(new).median() / typical < 1.5
+        codes = torch.pdist(table[list(vocabulary.codes)]) / (SPREAD if init == "codebook" else 1)
+        assert torch.pdist(table[tokens]).min() > 0.1 * typical
+        assert codes.min() > 0.1 * typical
+        assert 0.5 < codes.median() / typical < 1.5
         assert torch.allclose(new.mean(), old.mean(), atol=0.2 * float(old.std()))
 
 

@@ -54,6 +54,9 @@ UNUSED_SLOTS = re.compile(
 SAMPLE = 8192
 """Old rows that noise is mixed from: enough for their covariance, few enough for a table of 262,144."""
 
+SPREAD = 0.2
+"""How far codes start from the mean row, as a share of an old row's own distance; 1 learns more slowly (docs/log.md)."""
+
 DEAD = 0.01
 """A reused row shorter than this share of the mean length was never trained (Llama 3 ships such): it starts anew."""
 
@@ -223,7 +226,7 @@ def _initialise(
         table[rows : vocabulary.code_offset] = added.to(table.dtype)
         table[specials] = torch.where(alive.unsqueeze(1), kept, fresh)
         noise = _noise(old, vocabulary.num_codes if codebook is None else codebook.shape[1], generator)
-        codes = mean + (noise if codebook is None else _standardise(codebook).to(table.device) @ noise)
+        codes = mean + (noise if codebook is None else SPREAD * _standardise(codebook).to(table.device) @ noise)
         table[vocabulary.code_offset :] = codes.to(table.dtype)
     bias = getattr(llm.get_output_embeddings(), "bias", None)
     if bias is not None:
