@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import liquid_mm
+from liquid_mm import adapter
 from liquid_mm import checkpoint as module
 from liquid_mm.adapter import Base
 from liquid_mm.checkpoint import extend, load_checkpoint, save_adapter, save_checkpoint
 from liquid_mm.errors import UserError
+from liquid_mm.vocab.base import load_base
 from tiny import tiny_base
 from tiny_checkpoint import tiny_checkpoint, tiny_vqgan
 
@@ -221,6 +223,27 @@ def test_an_adapter_stores_little_and_nothing_of_this_machine(trained, tmp_path)
     for name in ("rows.safetensors", "adapter/adapter_model.safetensors"):
         tensors = load_file(tmp_path / "out" / name)
         assert {value.dtype for key, value in tensors.items() if key != "ids"} == {torch.float16}
+
+
+def test_on_a_base_of_one_file_the_merged_model_is_kept(trained, tmp_path, monkeypatch):
+    made, lora, base = trained
+    monkeypatch.setenv("LIQUID_CACHE", str(tmp_path / "cache"))
+    save_adapter(made, lora, Base.of(str(base)), tmp_path / "out")
+    plain = load_checkpoint(tmp_path / "out", device="cpu", dtype="bfloat16")
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    edit(tmp_path / "out", base=dataclasses.asdict(Base.of(str(tmp_path / "base.gguf"))))
+    monkeypatch.setattr(adapter, "load_base", lambda source, dtype: load_base(str(base), dtype))
+    first = load_checkpoint(tmp_path / "out", device="cpu", dtype="bfloat16")
+    monkeypatch.setattr(adapter, "load_base", None)  # not needed again
+    again = load_checkpoint(tmp_path / "out", device="cpu", dtype="bfloat16")
+    for loaded in (first, again):
+        assert torch.equal(logits(loaded.llm), logits(plain.llm))
+        assert loaded.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
+    # Another adapter is another model.
+    rows = load_file(tmp_path / "out" / "rows.safetensors")
+    save_file({**rows, "embedding": rows["embedding"] + 1}, tmp_path / "out" / "rows.safetensors")
+    with pytest.raises(TypeError, match="not callable"):
+        load_checkpoint(tmp_path / "out", device="cpu", dtype="bfloat16")
 
 
 def test_rows_alone_are_an_adapter_too(trained, tmp_path):

@@ -6,12 +6,14 @@
          image_tokenizer/
 
 Loading repeats what training started from: base → extend → put the rows in → merge the LoRA. The text tokenizer comes
-out of that too, so it need not be stored.
+out of that too, so it need not be stored. On a base that is one file, whose hash is known, this takes place once: the
+merged model is kept in the cache (`vocab.base.cache_dir`), from where it loads in a second instead of ten.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from liquid_mm.errors import UserError
-from liquid_mm.vocab.base import file_sha256, load_base, locate
+from liquid_mm.files import atomic_dir
+from liquid_mm.vocab.base import cache_dir, file_sha256, load_base, locate
 from liquid_mm.vocab.extend import extend_model
 from liquid_mm.vocab.vocabulary import Vocabulary
 
@@ -67,7 +70,27 @@ def save(
     stored.save_pretrained(folder / LORA)
 
 
-def load(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) -> tuple[Any, Any]:
+def merged_folder(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) -> Path:
+    """The merged model, in `dtype`, as a plain Hugging Face folder in the cache; made on first use.
+
+    Raises:
+        UserError: as `merge`.
+    """
+    assert base.sha256, "a base without a hash may change behind the cache's back"
+    parts = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name in (folder.name, LORA)]
+    names = "".join(f"{path.relative_to(folder)} {file_sha256(path)}\n" for path in parts)
+    key = hashlib.sha256(f"{names}{dtype}".encode()).hexdigest()[:16]
+    cached = cache_dir() / f"merged-{key}"
+    if not cached.exists():
+        llm, tokenizer = merge(folder, base, vocabulary, dtype)
+        # Two processes may get here at once: the later rename replaces an equal folder.
+        with atomic_dir(cached, overwrite=True) as part:
+            llm.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    return cached
+
+
+def merge(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) -> tuple[Any, Any]:
     """The language model, in `dtype` on the CPU, and its tokenizer.
 
     Raises:

@@ -150,12 +150,17 @@ def load_checkpoint(
             f"{folder / record['image_tokenizer']} is not the image tokenizer this model was trained with (fingerprint "
             f"{images.fingerprint} instead of {record['image_tokenizer_fingerprint']}): restore the original."
         )
-    if "base" in record:
+    base = adapter.Base(**record["base"]) if "base" in record else None
+    if base and not base.sha256:
         if quantization:
-            raise UserError(f"{folder} holds an adapter, which cannot be loaded quantised: leave `quantization` out.")
-        llm, tokenizer = adapter.load(folder, adapter.Base(**record["base"]), vocabulary, weights)
+            raise UserError(
+                f"{folder} holds an adapter on {base.source}, which cannot be loaded quantised: leave `quantization` "
+                f"out, or merge it first (load, then save_checkpoint)."
+            )
+        llm, tokenizer = adapter.merge(folder, base, vocabulary, weights)
     else:
-        llm, tokenizer = _load_llm(folder, where, weights, quantization), load_tokenizer(folder)
+        plain = adapter.merged_folder(folder, base, vocabulary, weights) if base else folder
+        llm, tokenizer = _load_llm(plain, where, weights, quantization), load_tokenizer(plain)
     checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where))
     checkpoint.check()
     return checkpoint

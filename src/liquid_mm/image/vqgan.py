@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from liquid_mm.errors import UserError
 from liquid_mm.image import preprocess
@@ -57,7 +58,7 @@ class VQGAN:
         """Write `config.json` and the weights, as diffusers does; in half precision where that loses nothing."""
         state = {name: value.detach().float().cpu() for name, value in self.model.state_dict().items()}
         halves = all(torch.equal(value.half().float(), value) for value in state.values())
-        model = VQModel.from_config(self.model.config).to(torch.float16 if halves else torch.float32)
+        model = nn.Module.to(VQModel.from_config(self.model.config), torch.float16 if halves else torch.float32)
         model.load_state_dict(state)
         model.save_pretrained(str(folder))
 
@@ -101,9 +102,8 @@ class VQGAN:
         """Move to `device`; in another `dtype` than float32 a few codes may differ."""
         # Read before casting, for the fingerprint is that of the float32 weights.
         _ = self.fingerprint
-        self.model.to(device)
-        if dtype is not None:
-            self.model.to(dtype)
+        # Not VQModel's own `to`, which warns at every cast about layers to be kept in float32, of which it has none.
+        nn.Module.to(self.model, device, dtype)
         return self
 
     @torch.inference_mode()

@@ -55,7 +55,7 @@ SAMPLE = 8192
 """Old rows that noise is mixed from: enough for their covariance, few enough for a table of 262,144."""
 
 SPREAD = 0.2
-"""How far codes start from the mean row, as a share of an old row's own distance; 1 learns more slowly (docs/log.md)."""
+"""How far codes start from the mean row, in the distance of an old row; 1 learns more slowly (docs/log.md)."""
 
 DEAD = 0.01
 """A reused row shorter than this share of the mean length was never trained (Llama 3 ships such): it starts anew."""
