@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from liquid_mm.errors import UserError
 from liquid_mm.train.attention import NAME, Documents
 from liquid_mm.train.config import LoraSettings, TrainConfig
+from liquid_mm.train.lora import fuse
 from liquid_mm.train.loss import Head, TokenStats, backbone, check_head, fused_loss
 from liquid_mm.vocab.vocabulary import Vocabulary
 
@@ -215,4 +216,5 @@ def _insert_lora(llm: Any, settings: LoraSettings) -> Any:
         if isinstance(module, BaseTunerLayer):
             # Autocast brings the float32 adapters to their input's type; PEFT would upcast every input first.
             module.cast_input_dtype_enabled = False  # type: ignore[assignment]
+    fuse(wrapped)
     return wrapped
