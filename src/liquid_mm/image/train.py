@@ -90,7 +90,8 @@ def train_tokenizer(
     report = evaluate(tokenizer, validation)
     with atomic_dir(out / "tokenizer", overwrite=True) as part:
         tokenizer.save(part)
-    comparison_grid(VQGAN.load(out / "tokenizer"), held_out[: 4 * 8], size).save(out / "grid.png")
+    shown = held_out[:: max(1, len(held_out) // 32)][:32]
+    comparison_grid(VQGAN.load(out / "tokenizer"), shown, size).save(out / "grid.png")
     write_json(out / "report.json", dataclasses.asdict(report))  # last: it marks the run as finished
     state_file.unlink(missing_ok=True)
     return report
