@@ -68,13 +68,22 @@ class Checkpoint:
                 f"tokenizer {images.num_codes} of {images.downsampling}x{images.downsampling}: it is another model's."
             )
 
+    @staticmethod
+    def open_image(image: str | Path | Image.Image) -> Image.Image:
+        """A picture from a file or as it is, in RGB, transparent parts over white.
+
+        Raises:
+            UserError: the file is missing or not an image.
+        """
+        return flatten(open_image(image))
+
     def read_image(self, image: str | Path | Image.Image) -> Grid:
         """A picture to be understood as codes: padded to a square, resized to the model's resolution (Lanczos).
 
         Raises:
             UserError: the file is missing or not an image.
         """
-        square = pad_to_square(flatten(open_image(image)), max(self.vocabulary.resolution))
+        square = pad_to_square(self.open_image(image), max(self.vocabulary.resolution))
         return self.image_tokenizer.encode([square])[0]
 
 
@@ -175,7 +184,7 @@ def extend(
     dtype: str | torch.dtype = "float32",
     seed: int = 0,
 ) -> Vocabulary:
-    """Turn any Hugging Face causal LM into a Liquid model ready for training (paper section 3.1).
+    """Turn any Hugging Face causal LM into a Liquid model ready for training (paper: unified vocabulary).
 
     Its embedding table grows by the codes of the image tokenizer and by `<boi>`, `<eoi>`, `<unconditional>`; what it
     says about text does not change.

@@ -4,7 +4,7 @@
     tensor ∈ [-1, 1] → to_images
 
 Training pairs are cropped (`center_crop_resize`), pictures to be understood are padded (`pad_to_square`) so that
-nothing is cut off (paper section 4.1).
+nothing is cut off (paper: data preparation).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_PIXELS = 64_000_000
 """Largest picture opened by default, in pixels; larger ones may be decompression bombs."""
 
 MAX_ASPECT = 2.0
-"""Training pairs whose longer side is over this many times the shorter are dropped (paper section 4.1)."""
+"""Training pairs whose longer side is over this many times the shorter are dropped (paper: data preparation)."""
 
 
 def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -72,7 +72,7 @@ def extend_model(
     codebook: Tensor | None = None,
     seed: int = 0,
 ) -> Vocabulary:
-    """Grow `llm` and `tokenizer` in place and return the vocabulary they now share (paper section 3.1).
+    """Grow `llm` and `tokenizer` in place and return the vocabulary they now share (paper: unified vocabulary).
 
     Args:
         llm: a causal language model, not quantised.

@@ -6,7 +6,7 @@
     loss                                                                 ^^^^^^^^^^^^^^^^^^^^^^^
 
 The same record without its codes ends at `<boi>` and has no loss: that is the prompt. A prompt's ids are therefore
-always a prefix of the ids trained on. Sequences follow the paper's section 3.2 and its released model; every piece of
+always a prefix of the ids trained on. Sequences follow the paper and its released model; every piece of
 text (caption, size and instruction together) is tokenised as one string, and codes are inserted as ids.
 """
 

@@ -30,7 +30,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class TextToImage:
-    """A caption and the picture it asks for (paper section 3.2).
+    """A caption and the picture it asks for (paper: training sequences).
 
     Args:
         text: the caption; ignored when `unconditional`.

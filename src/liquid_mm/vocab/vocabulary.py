@@ -8,7 +8,7 @@
 derived from ``len(tokenizer)``: families such as Qwen 2.5 pad their table past the last text token.
 
 An image of `width × height` pixels is a grid of `(height // downsampling, width // downsampling)` codes, row by row,
-with no row separators (paper section 3.1).
+with no row separators (paper: image tokenizer).
 """
 
 from __future__ import annotations
