@@ -73,6 +73,10 @@ def quantization_config(name: str, device: torch.device) -> Any:
         raise UserError(f"quantization on {device.type} needs another package: run `pip install {package}`.")
     if cuda:
         return BitsAndBytesConfig(load_in_8bit=name == "int8", load_in_4bit=name == "int4")
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    if name == "int4" and device.type != "cpu":
+        raise UserError(f"int4 weights are for CUDA and the CPU: use int8 on {device.type}.")
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+    from torchao.quantization import Int8WeightOnlyConfig
 
-    return TorchAoConfig(Int8WeightOnlyConfig() if name == "int8" else Int4WeightOnlyConfig())
+    # Groups of 32 weights share a scale: the size that divides every family's layers.
+    return TorchAoConfig(Int8WeightOnlyConfig() if name == "int8" else PrototypeInt4WeightOnlyConfig(group_size=32))

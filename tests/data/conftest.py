@@ -83,5 +83,5 @@ def sets(tmp_path_factory: pytest.TempPathFactory, image_tokenizer: VQGAN) -> di
     ]
     sources = {"pairs": (pairs, image_tokenizer), "text": (texts, None), "chat": (chats, image_tokenizer)}
     for name, (records, encoder) in sources.items():
-        tokenize(records, encoder, root / name, size=(32, 32))
+        tokenize(records, encoder, root / name, sizes=[(32, 32)])
     return {name: root / name for name in sources}

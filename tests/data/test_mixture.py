@@ -3,10 +3,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from liquid_mm.data import mixture as module
 from liquid_mm.data.dataset import TokenizedSet
@@ -14,12 +18,12 @@ from liquid_mm.data.mixture import CAPTION, CODE, TEXT, MixtureConfig, build_mix
 from liquid_mm.errors import UserError
 from liquid_mm.vocab.prompts import INSTRUCTIONS, Renderer
 
-T, B, BINS = 96, 4, 8
+T, B = 96, 4
 
 
 @pytest.fixture(autouse=True)
-def few_bins(monkeypatch):
-    monkeypatch.setattr(module, "PACKING_BINS", BINS)
+def small_groups(monkeypatch):
+    monkeypatch.setattr(module, "GROUP", 24)
 
 
 def config(sets, *kinds: str, **options) -> MixtureConfig:
@@ -77,15 +81,23 @@ def test_batches_have_one_shape_and_sound_bookkeeping(sets, renderer):
     assert {TEXT, CODE, CAPTION} <= kinds.keys()
 
 
+def once(sets, *kinds, **options) -> MixtureConfig:
+    """Every source read once, so that the stream has an end."""
+    sources = tuple({"path": sets[kind], "epochs": 1} for kind in kinds or ("pairs", "text", "chat"))
+    return config(sets, sources=sources, batch_size=1, **options)
+
+
 def test_packing_holds_what_one_by_one_rendering_gives(sets, renderer):
-    settings = config(sets)
-    packed = segments(take(build_mixture(settings, renderer), 5 * BINS // B))
-    one_by_one = [key(example) for example in take(examples(settings, renderer), len(packed))]
-    assert Counter(packed) == Counter(one_by_one)
-    assert len(packed) > 5 * BINS
+    stream = build_mixture(once(sets), renderer)
+    packed = []
+    with pytest.raises(UserError, match="all 41 records that `epochs` allow have been read"):
+        packed.extend(stream)
+    found = segments(packed)
+    assert Counter(found) == Counter(key(example) for example in examples(once(sets), renderer))
+    assert len(found) > 41, "long documents give several examples"
 
 
-@pytest.mark.parametrize("stop", [0, 1, BINS // B, 13])
+@pytest.mark.parametrize("stop", [0, 1, 6, 13])
 def test_resume_is_exact_across_epochs(sets, renderer, stop):
     settings = config(sets)
     straight = build_mixture(settings, renderer)
@@ -98,6 +110,27 @@ def test_resume_is_exact_across_epochs(sets, renderer, stop):
     resumed.set_state(state)
     assert_equal(take(resumed, 14), after)
     assert len(json.dumps(state)) < 1000
+
+
+@effort(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stop=st.integers(0, 12), before=st.sampled_from([1, 2, 4]), after=st.sampled_from([1, 2, 4]),
+    workers=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)  # fmt: skip
+def test_the_stream_depends_on_neither_ranks_nor_workers(sets, renderer, stop, before, after, workers):
+    alone = take(build_mixture(config(sets, workers=0), renderer), stop + 3)
+    started = [build_mixture(config(sets, workers=workers[0]), renderer, rank=r, world=before) for r in range(before)]
+    shares = [take(stream, stop) for stream in started]
+    (state,) = {json.dumps(stream.get_state()) for stream in started}
+    resumed = [build_mixture(config(sets, workers=workers[1]), renderer, rank=r, world=after) for r in range(after)]
+    for stream in resumed:
+        stream.set_state(json.loads(state))
+    more = [take(stream, 3) for stream in resumed]
+    joined = [
+        {name: np.concatenate([batch[name] for batch in parts]) for name in parts[0]}
+        for parts in (*zip(*shares, strict=True), *zip(*more, strict=True))
+    ]
+    assert_equal(joined, alone)
 
 
 def test_every_state_resumes(sets, renderer):
@@ -124,6 +157,24 @@ def test_ranks_hold_disjoint_rows_of_the_same_global_batch(sets, renderer):
         for parts in (*zip(*shares[:2], strict=True), *zip(*shares[2:], strict=True))
     ]
     assert_equal(joined, alone)
+
+
+def test_epochs_limit_a_source_and_are_reported(sets, renderer):
+    sources = ({"path": sets["pairs"], "reversal": 0, "epochs": 1.5}, {"path": sets["text"]})
+    limited = config(sets, sources=sources)
+    stream = build_mixture(limited, renderer)
+    pairs = [example for example in take(examples(limited, renderer), 400) if CODE in example["modality"]]
+    assert len(pairs) == math.ceil(1.5 * 23)
+    codes = Counter(tuple(i for i in example["ids"].tolist() if i >= 768) for example in pairs)
+    assert Counter(codes.values()) == {2: 12, 1: 11}, "half of the pairs are met a second time"
+    assert stream.epochs == {str(sets["pairs"]): 0, str(sets["text"]): 0}
+    take(stream, 1)
+    assert stream.epochs == {str(sets["pairs"]): 12 / 23, str(sets["text"]): 12 / 11}, "a group of 24 records"
+    state = stream.get_state()
+    take(stream, 60)
+    assert stream.epochs[str(sets["pairs"])] == math.ceil(1.5 * 23) / 23
+    stream.set_state(state)
+    assert stream.epochs[str(sets["pairs"])] == 12 / 23
 
 
 def test_a_stream_is_its_seed(sets, renderer):

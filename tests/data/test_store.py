@@ -5,15 +5,15 @@ import json
 import datasets
 import pytest
 
-from liquid_mm.data import store
+from liquid_mm.data import writer
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
 
 
 def test_shards_and_batches_are_seams_nobody_sees(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BATCH_ROWS", 3)
-    monkeypatch.setattr(store, "SHARD_ROWS", 6)
+    monkeypatch.setattr(writer, "BATCH_ROWS", 3)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 6)
     manifest = tokenize([{"text": f"text {n}"} for n in range(20)], None, tmp_path / "out", batch_size=7)
     assert [shard["records"] for shard in manifest.shards] == [6, 6, 6, 2]
     stored = TokenizedSet(tmp_path / "out")
@@ -42,7 +42,7 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path):
 
 
 def test_a_shard_that_is_missing_or_cut_short_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BATCH_ROWS", 100)
+    monkeypatch.setattr(writer, "BATCH_ROWS", 100)
     tokenize([{"text": f"text {n}"} for n in range(300)], None, tmp_path / "out")
     shard = tmp_path / "out/data-00000.arrow"
     whole = shard.read_bytes()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,16 @@ def test_a_picture_opened_with_the_last_token_is_finished():
 def test_a_picture_is_opened_only_where_all_of_it_fits(room, opens):
     # <boi>, two codes, <eoi>
     assert (7 not in Grammar(VOCABULARY, DRAW, WRITE, room).choice.excluded) == opens
+
+
+def test_kept_codes_are_forced_and_the_others_drawn():
+    grammar = Grammar(VOCABULARY, dataclasses.replace(DRAW, kept=(25, None)), None)
+    assert (grammar.forced, grammar.drawing) == (25, True)
+    feed(grammar, 25)
+    assert (grammar.forced, grammar.drawing) == (None, True)
+    assert grammar.choice == CODES
+    feed(grammar, 30)
+    assert (grammar.done, grammar.drawing) == (True, False)
+    np.testing.assert_array_equal(grammar.parts[0], [[1, 6]])
+    with pytest.raises(AssertionError, match="one entry for each place"):
+        dataclasses.replace(DRAW, kept=(25,))

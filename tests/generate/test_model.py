@@ -7,6 +7,8 @@ from PIL import Image
 from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
+from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.stream import ImageDone, ImageRows, ReplyDone, TextPiece, preview
 from liquid_mm.vocab.records import ImageToText, Text, TextToImage
 from tiny_checkpoint import tiny_checkpoint
 
@@ -162,3 +164,24 @@ def test_a_chat_without_pictures(model):
     assert not any(isinstance(part, GeneratedImage) for part in model.chat(chat, 5, max_images=0))
     with pytest.raises(UserError, match="max_images"):
         model.chat(chat, max_images=-1)
+
+
+def test_a_request_can_be_watched(model):
+    request = model.prompting.image("a duck", 3, SamplingConfig(temperature=1e3))
+    events = []
+    future = model.submit(request, events.append, preview_rows=1)
+    unwatched = model.submit(request)
+    while model.engine.step():
+        pass
+    assert [type(event) for event in events] == [ImageRows] * 3 + [ImageDone, ReplyDone]
+    np.testing.assert_array_equal(events[1].codes, events[3].codes[:2])
+    np.testing.assert_array_equal(future.result().codes, unwatched.result().codes)
+    assert preview(model.decode_images, events[0]).size == (32, 32)
+    record = model.prompting.text_record("a red", ())
+    events.clear()
+    future = model.submit(model.prompting.text(record, 0, SamplingConfig(temperature=5.0), 30), events.append)
+    while model.engine.step():
+        pass
+    text = "".join(event.text for event in events if isinstance(event, TextPiece))
+    assert text == model._decode(future.result().ids)
+    assert text == model.generate_text("a red", max_new_tokens=30, temperature=5.0, top_p=1.0, seed=0)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from liquid_mm.errors import UserError
+from liquid_mm.generate import sampling
+from liquid_mm.generate.reference import choose
 from liquid_mm.generate.sampling import SamplingConfig, draw, sample, scale_temperature, top_k, top_p
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
@@ -93,3 +95,30 @@ def test_ids_ruled_out_are_never_drawn():
 def test_values_out_of_range_are_refused_by_name(values, named):
     with pytest.raises(UserError, match=named):
         SamplingConfig(**values)
+
+
+@pytest.mark.parametrize("size", [7, 1500, 9000])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize(("k", "p"), [(None, 1.0), (None, 0.9), (100, 1.0), (100, 0.5), (None, 0.999), (8000, 0.96)])
+def test_few_sorted_candidates_give_what_sorting_all_gives(size, spread, k, p):
+    generator = torch.Generator().manual_seed(size)
+    logits = spread * torch.randn(64, size, generator=generator)
+    logits[:, 3] = -torch.inf
+    uniform = torch.rand(64, generator=generator)
+    uniform[:2] = torch.tensor([0.0, 0.9999])
+    config = SamplingConfig(1.0, k, p)
+    fast, slow = sample(logits, config, uniform), choose(logits, config, uniform)
+    # Sums are rounded differently, so a number that falls on the border of two ids may take the other one.
+    ordered, order = logits.double().softmax(-1).sort(descending=True)
+    mass = torch.zeros_like(ordered).scatter(1, order, ordered.cumsum(-1))
+    apart = (mass.gather(1, fast[:, None]) - mass.gather(1, slow[:, None])).abs()
+    assert apart.max() < 1e-3
+    assert (fast == slow).float().mean() > 0.9
+
+
+def test_a_peaked_distribution_is_not_sorted(monkeypatch):
+    counts = []
+    monkeypatch.setattr(sampling, "top_k", lambda logits, k: counts.append(k) or top_k(logits, k))
+    logits = 10 * torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0))
+    sample(logits, SamplingConfig(top_p=0.9), torch.rand(4))
+    assert counts == [sampling.CANDIDATES]

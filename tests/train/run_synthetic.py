@@ -1,4 +1,10 @@
-"""Run as a script by test_loop: one training run on synthetic batches, as a process of its own (or one of several)."""
+"""Run as a script by test_loop: training runs on synthetic batches, as a process of its own (or one of several).
+
+    run_synthetic.py FOLDER '{"NAME": {settings}, …}' PROCESSES      each run goes to FOLDER/NAME, or goes on there
+
+Afterwards FOLDER/NAME/rank-R.json says how many bytes of parameters process R held, FOLDER/NAME/seen.pt what the main
+process saw of the whole model: its logits during the run, and what it trained at the end.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +18,35 @@ from trainkit import VOCABULARY, Synthetic, recipe, tiny
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.engine import Engine
 from liquid_mm.train.loop import Trainer
+from liquid_mm.train.shards import held
 
 
-def main(folder, settings, processes):
-    config = recipe(Path(folder), **settings)
-    engine = Engine(config.precision)
+def run(folder, settings, processes):
+    config = recipe(folder, **settings).on(processes)
+    engine = Engine(config.precision, config.shard)
     assert engine.world == processes
     torch.manual_seed(config.seed)
     batches, held_out = (Synthetic(rank=engine.rank, world=engine.world) for _ in range(2))
     learner = Learner(tiny(), VOCABULARY, config)
-    Trainer(learner, batches, config, engine, validation=[next(held_out)], progress=False).run()
-    engine.close()
+    seen = {}
+
+    def sample(step):
+        seen["logits"] = learner.llm(torch.arange(12)[None]).logits
+
+    options = {"validation": [next(held_out)], "sample": sample, "progress": False}
+    trainer = Trainer(learner, batches, config, engine, **options)
+    trainer.resume()
+    trainer.run()
+    seen["trained"] = engine.collect(trainer.trained)
+    parts = [held(parameter.detach())[0] for parameter in learner.parameters()]
+    size = sum(part.numel() * part.element_size() for part in parts)
+    (config.output / f"rank-{engine.rank}.json").write_text(json.dumps(size))
+    if engine.is_main:
+        torch.save(seen, config.output / "seen.pt")
+    return engine
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]))
+    for name, settings in json.loads(sys.argv[2]).items():
+        engine = run(Path(sys.argv[1]) / name, settings, int(sys.argv[3]))
+    engine.close()

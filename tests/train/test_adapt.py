@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from trainkit import FAMILIES, VOCABULARY, Synthetic, documents, pack, recipe, tiny
 from transformers import AutoModelForCausalLM
 
 from liquid_mm.errors import UserError
 from liquid_mm.train.adapt import Learner, new_row_ids
-from liquid_mm.train.loop import to_inputs
+from liquid_mm.train.inputs import to_inputs
 from liquid_mm.train.optim import make_optimizer, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -139,6 +140,20 @@ def test_activation_checkpointing_changes_nothing(tmp_path, method):
         total(learner, next(Synthetic()))[0].backward()
         gradients.append({name: p.grad for name, p in learner.trained().items()})
     torch.testing.assert_close(*gradients)
+
+
+# While it traces, torch asks its inputs for `.grad`.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_layers_compute_the_same(tmp_path, monkeypatch):
+    compiled = nn.Module.compile
+    # The tracing is what may go wrong; generating machine code would take a minute.
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled(module, backend="eager"))
+    gradients = []
+    for on in (False, True):
+        learner = Learner(tiny(), VOCABULARY, recipe(tmp_path, compile=on)).train()
+        total(learner, next(Synthetic()), grouped=not on)[0].backward()
+        gradients.append({name: p.grad for name, p in learner.trained().items()})
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_lora_targets_that_do_not_exist(tmp_path):

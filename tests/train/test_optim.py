@@ -6,7 +6,7 @@ from trainkit import VOCABULARY, Synthetic, recipe, tiny
 
 from liquid_mm.train.adapt import Learner, new_row_ids
 from liquid_mm.train.config import ScheduleConfig
-from liquid_mm.train.loop import to_inputs
+from liquid_mm.train.inputs import to_inputs
 from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
 
 

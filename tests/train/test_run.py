@@ -7,12 +7,16 @@ from PIL import Image
 
 from liquid_mm.checkpoint import extend, load_checkpoint
 from liquid_mm.config import load_config
+from liquid_mm.data.config import MixtureConfig
+from liquid_mm.data.mixture import build_mixture
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
 from liquid_mm.train.config import TrainConfig
-from liquid_mm.train.loop import Interrupted
 from liquid_mm.train.metrics import read_metrics
+from liquid_mm.train.records import describe
 from liquid_mm.train.run import train
+from liquid_mm.train.signals import Interrupted
+from liquid_mm.vocab.prompts import Renderer
 from tiny import tiny_base
 from tiny_checkpoint import tiny_vqgan
 
@@ -34,7 +38,27 @@ def assets(tmp_path_factory):
         for i, c in enumerate(colours)
     ]
     tokenize(records, images, root / "data")
+    tokenize(
+        [{"id": str(i), "text": f"once there was a number {i} and it was red"} for i in range(9)], None, root / "text"
+    )
+    turns = [
+        {
+            "id": str(i),
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": record["image"]}, part("what is this?")]},
+                {"role": "assistant", "content": record["text"]},
+                {"role": "user", "content": "draw it"},
+                {"role": "assistant", "content": [part("here: "), {"type": "image", "image": record["image"]}]},
+            ],
+        }
+        for i, record in enumerate(records)
+    ]
+    tokenize(turns, images, root / "chat")
     return root
+
+
+def part(text):
+    return {"type": "text", "text": text}
 
 
 def write_recipe(assets, tmp_path, **lines):
@@ -76,6 +100,38 @@ def test_bf16_lora_is_close_in_both_forms(assets, tmp_path):
     torch.testing.assert_close(logits(tmp_path / "run" / "adapter"), logits(final), rtol=0, atol=0.05)
 
 
+def test_pretraining_and_instruction_tuning_are_one_loop(assets, tmp_path):
+    """Texts and pairs, warmed up by the new rows alone; then conversations with pictures on both sides, mixed in."""
+    sets = [f"{{path: {assets / name}}}" for name in ("text", "data", "chat")]
+    data = "{{seq_len: 192, batch_size: 2, sources: [{}]}}"
+    first = write_recipe(assets, tmp_path, data=data.format(", ".join(sets[:2])), method="rows")
+    final = train(load_config(TrainConfig, first), progress=False)
+    second = write_recipe(assets, tmp_path, data=data.format(", ".join(sets)), model=final, steps=6)
+    tuned = load_config(TrainConfig, second, [f"output={tmp_path / 'tuned'}", "trackers=[]"])
+    train(tuned, progress=False)
+    lines = read_metrics(tmp_path / "tuned" / "metrics.jsonl")
+    # The codes of pairs and those that conversations draw are one modality, as are texts and what a turn says.
+    assert {"text/loss", "code/loss", "caption/loss", "code/used"} <= {name for line in lines for name in line}
+    assert not (tmp_path / "tuned" / "tensorboard").exists()
+    assert "<svg" in (tmp_path / "tuned" / "report.html").read_text()
+
+
+def test_what_a_batch_held_is_described(assets):
+    parts = load_checkpoint(assets / "model")
+    renderer = Renderer(parts.tokenizer, parts.vocabulary)
+    sources = ({"path": assets / "data", "reversal": 0.0, "unconditional": 0.0, "paraphrase": False},)
+    mixture = build_mixture(MixtureConfig(sources=sources, seq_len=128, batch_size=2), renderer)
+    batch = next(mixture)
+    rows = describe(batch, renderer)
+    assert len(rows) == 2
+    for row, ids, segments in zip(rows, batch["ids"], batch["segment_ids"], strict=True):
+        assert sum(document["tokens"] for document in row) == np.count_nonzero(segments)
+        assert sum(document["text"].count("[16 codes]") for document in row) == np.count_nonzero(
+            ids == parts.vocabulary.boi
+        )
+        assert "a square, number" in row[0]["text"]
+
+
 def test_validation_and_samples(assets, tmp_path):
     validation = f"{{seq_len: 128, batch_size: 2, sources: [{{path: {assets / 'data'}}}]}}"
     path = write_recipe(assets, tmp_path, validation=validation, validate_every=2, sample_every=2, method="lora")
@@ -107,10 +163,14 @@ def test_a_run_is_not_overwritten_and_resumes_with_its_own_settings(assets, tmp_
     changed = load_config(TrainConfig, write_recipe(assets, tmp_path), ["lr=1", "data.seq_len=64"])
     with pytest.raises(UserError, match=r"other settings: data\.seq_len, lr differ"):
         train(changed, resume=True, progress=False)
-    final = train(config, resume=True, progress=False)
+    assert config.rows_per_step == 2
+    spread = config.model_copy(
+        update={"data": config.data.model_copy(update={"batch_size": 1}), "grad_accum": 2, "trackers": ()}
+    )
+    final = train(spread, resume=True, progress=False)
     assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
     before = final.stat().st_mtime_ns
-    assert train(config, resume=True, progress=False) == final
+    assert train(spread, resume=True, progress=False) == final
     assert final.stat().st_mtime_ns == before
 
 
@@ -124,6 +184,8 @@ def test_a_run_is_not_overwritten_and_resumes_with_its_own_settings(assets, tmp_
         ("steps=0", "steps = 0.*greater than or equal to 1"),
         ("schedule={kind: wsd, warmup: 0.5, decay: 0.6}", "schedule.*exceed the whole run"),
         ("adapter_base=x", "adapter_base is for method lora or rows"),
+        ("trackers=[tensorbord]", "trackers.0 = 'tensorbord'"),
+        ("layouts={8: {shard: 8, row: 4}}", "did you mean 'rows'"),
     ],
 )
 def test_mistakes_in_a_recipe(assets, tmp_path, override, message):

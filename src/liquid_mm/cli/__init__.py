@@ -13,6 +13,9 @@ from liquid_mm.cli import generate as generate  # isort: skip
 from liquid_mm.cli import models as models  # isort: skip
 from liquid_mm.cli import data as data  # isort: skip
 from liquid_mm.cli import train as train  # isort: skip
+from liquid_mm.cli import scaling as scaling  # isort: skip
+from liquid_mm.cli import evaluate as evaluate  # isort: skip
+from liquid_mm.cli import serve as serve  # isort: skip
 from liquid_mm.cli.app import app
 from liquid_mm.errors import UserError
 

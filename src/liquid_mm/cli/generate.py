@@ -1,9 +1,9 @@
-"""Commands that run a model: demo, generate, describe, write, chat."""
+"""Commands that run a model: demo, generate, edit, describe, write, chat."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,8 @@ from liquid_mm.cli.options import (
     TopK,
     TopP,
 )
+
+Quantization = Annotated[str | None, typer.Option(help="int8 or int4 weights: smaller, a little less exact.")]
 
 
 @app.command()
@@ -42,7 +44,11 @@ def demo(
 @app.command()
 def generate(
     checkpoint: Checkpoint,
-    prompts: Annotated[list[str], typer.Argument(help="What to draw; each prompt gives pictures of its own.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw; each gives pictures of its own.")] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option("--prompts", help='Long work: a file of lines {"prompt": …}, gone on with where it was stopped.'),
+    ] = None,
     out: Out = Path("out"),
     size: Size = None,
     number: Annotated[int, typer.Option("--number", "-n", help="Pictures per prompt.")] = 1,
@@ -53,17 +59,74 @@ def generate(
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
-    """Draw pictures from descriptions."""
-    from liquid_mm import load
+    """Draw pictures from descriptions.
+
+    With --prompts each picture is written as it finishes, beside a manifest; the same command goes on after a stop.
+    """
+    from liquid_mm import UserError, load
     from liquid_mm.generate.files import draw_files
 
-    for path in draw_files(
-        load(checkpoint, device=device, dtype=dtype), prompts, out,
-        size=size, guidance_scale=guidance, temperature=temperature,
-        top_k=top_k, top_p=top_p, seed=seed, images_per_prompt=number,
-    ):  # fmt: skip
+    if bool(prompts) == bool(prompts_file):
+        raise UserError("say what to draw: either prompts, or a file of them with --prompts.")
+    options = {"size": size, "guidance_scale": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization)
+    if prompts_file:
+        from liquid_mm.generate.jobs import draw_job
+
+        try:
+            return typer.echo(draw_job(model, prompts_file, out, seed=seed or 0, number=number, **options))
+        except KeyboardInterrupt:
+            typer.echo(f"stopped; what is complete is in {out}. The same command goes on from there.", err=True)
+            raise typer.Exit(130) from None
+    for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
         typer.echo(path)
+
+
+def _keep(text: str) -> tuple[int, int, int, int] | Path:
+    numbers = text.split(",")
+    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
+        left, top, right, bottom = map(int, numbers)
+        return left, top, right, bottom
+    return Path(text)
+
+
+@app.command()
+def edit(
+    checkpoint: Checkpoint,
+    image: Annotated[Path, typer.Argument(help="The picture; scaled and cut to --size.")],
+    keep: Annotated[
+        Any,
+        typer.Option(
+            metavar="BOX|MASK",
+            parser=_keep,
+            help="What stays: left,top,right,bottom in pixels, or a picture of the same size, white where it stays.",
+        ),
+    ],
+    prompt: Annotated[str, typer.Option(help="Describes the whole picture.")],
+    out: Out = Path("out"),
+    size: Size = None,
+    guidance: Guidance = 7.0,
+    temperature: Temperature = 0.99,
+    top_k: TopK = 4096,
+    top_p: TopP = 0.96,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+) -> None:
+    """Keep a part of a picture and draw the rest anew.
+
+    The model draws row by row, from the prompt and from what lies above and to the left. What is kept below or to the
+    right of a hole stays, but does not influence what is drawn in it.
+    """
+    from liquid_mm import load
+    from liquid_mm.generate.files import save_pictures
+
+    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization)
+    picture = model.edit_image(image, prompt, keep, size, guidance, temperature, top_k, top_p, seed)
+    typer.echo(save_pictures([picture], out)[0])
 
 
 @app.command()

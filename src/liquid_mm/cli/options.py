@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of text such as "512x384"."""
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise typer.BadParameter(f"{text!r} is not a size: write width x height in pixels, as in 512x512.")
@@ -23,7 +24,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupt
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; by default the best there is.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device is good at.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable.")]
-Size = Annotated[Any, typer.Option(metavar="WxH", parser=_size, help="Pixels; by default the model's own.")]
+Size = Annotated[Any, typer.Option(metavar="WxH", parser=parse_size, help="Pixels; by default the model's own.")]
 Tokenizer = Annotated[Path, typer.Option("--image-tokenizer", "-t", help="An image tokenizer folder.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="Of the sampling; lower is safer.")]

@@ -28,6 +28,8 @@ class SourceConfig(Config):
         reversal: share of its pairs trained as image to text (paper section 3.2: 0.2).
         unconditional: share of its text-to-image samples without their caption (paper section 3.2: 0.1).
         paraphrase: draw the instruction from several wordings, or always take the canonical one.
+        epochs: how often it may be read, 0.5 for its first half; None for as often as the training lasts. Once it is
+            used up, the other sources go on in the proportion of their weights.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class SourceConfig(Config):
     reversal: Share = 0.2
     unconditional: Share = 0.1
     paraphrase: bool = True
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class MixtureConfig(Config):
@@ -45,9 +48,11 @@ class MixtureConfig(Config):
         seq_len: tokens of a row.
         batch_size: rows of a batch, over all ranks together.
         seed: decides order, tasks and instructions.
+        workers: threads that prepare rows ahead of the training; 0 prepares them in between. Rows do not depend on it.
     """
 
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     seq_len: Annotated[int, Field(ge=2)]
     batch_size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 1

@@ -12,8 +12,10 @@ image or half a caption would teach something false. One that is too long is lef
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import TypedDict
@@ -114,7 +116,14 @@ class ExampleMaker:
         self.renderer, self.seq_len, self.names = renderer, seq_len, names
         self.skipped: Counter[str] = Counter()
         """Pairs and conversations left out because they are longer than a row, by source."""
-        self._seen = 0
+        self._seen = Counter[str]()
+        self._lock = threading.Lock()
+
+    def sibling(self) -> ExampleMaker:
+        """One for another thread: the same counts, but a tokenizer of its own, for those are not safe to share."""
+        other = copy.copy(self)
+        other.renderer = copy.deepcopy(self.renderer)
+        return other
 
     def __call__(self, source: int, record: Record) -> list[Example]:
         """The examples of one record of source number `source`: one, several windows of a document, or none.
@@ -128,24 +137,26 @@ class ExampleMaker:
             loss_mask=rendered.loss_mask,
             modality=modality(record, rendered, self.renderer.vocabulary),
         )
-        self._seen += 1
-        if len(rendered) <= self.seq_len:
+        fits = len(rendered) <= self.seq_len
+        self._count(self.names[source], len(rendered), skip=not fits and not isinstance(record, Text))
+        if fits:
             return [example]
-        if isinstance(record, Text):
-            return list(windows(example, self.seq_len))
-        self._skip(self.names[source], len(rendered))
-        return []
+        return list(windows(example, self.seq_len)) if isinstance(record, Text) else []
 
-    def _skip(self, name: str, length: int) -> None:
-        if not self.skipped[name]:
-            log.warning(
-                "%s: a record of %d tokens is longer than seq_len %d and is left out", name, length, self.seq_len
-            )
-        self.skipped[name] += 1
-        total = self.skipped.total()
-        if self._seen >= ENOUGH_TO_JUDGE and 2 * total > self._seen:
+    def _count(self, name: str, length: int, *, skip: bool) -> None:
+        with self._lock:
+            self._seen[name] += 1
+            if not skip:
+                return
+            if not self.skipped[name]:
+                log.warning(
+                    "%s: a record of %d tokens is longer than seq_len %d and is left out", name, length, self.seq_len
+                )
+            self.skipped[name] += 1
+            total, seen = self.skipped.total(), self._seen.total()
+        if seen >= ENOUGH_TO_JUDGE and 2 * total > seen:
             raise UserError(
-                f"{total} of {self._seen} records are longer than seq_len {self.seq_len} "
+                f"{total} of {seen} records are longer than seq_len {self.seq_len} "
                 f"(last: {length} tokens, from {name}): use a longer seq_len or shorter captions."
             )
 

@@ -39,6 +39,10 @@ PNG_WIDTH, MARGIN, PICTURE_SIDE, FONT_SIZE = 960, 24, 160, 18
 class Decoder(Protocol):
     """The part of an image tokenizer that is needed here."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its weights."""
+
     def decode(self, grids: list[Grid]) -> list[Image.Image]:
         """One RGB image per grid of codes."""
 

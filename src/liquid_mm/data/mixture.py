@@ -1,16 +1,17 @@
 """Tokenised sets in, fixed-shape batches out: the chain of iterators that feeds training.
 
-    set A: shuffle · draw task · repeat \\
-    set B: shuffle · draw task · repeat  >- mix by weight - render - pack into rows - batch - slice for this rank
-    set C: shuffle · draw task · repeat /
+    set A: shuffle · draw task \\
+    set B: shuffle · draw task  >- schedule - groups of `GROUP` records: render, pack into rows - batch - rank's rows
+    set C: shuffle · draw task /
 
     mixture = build_mixture(MixtureConfig(sources=({"path": "data/emoji"},), seq_len=512, batch_size=8), renderer)
     batch = next(mixture)          batch["ids"].shape == (8, 512)
 
 Rows hold several examples one after another: `segment_ids` counts them from 1 (0 is padding) and `positions` restart at
-each, so attention and loss can be kept inside an example. grain does the index work: every step is a pure function of
-(seed, position), hence the stream of rows depends on the configuration alone. Each rank computes the same global batch
-and keeps its own rows; a state of a few hundred bytes resumes exactly, with another number of ranks or batch size too.
+each, so attention and loss can be kept inside an example. grain does the index work: up to the groups every step is a
+pure function of (seed, position), so any number of threads may prepare groups ahead of time, and the stream of rows
+depends on the configuration alone. Each rank computes the same global batch and keeps its own rows; a state of a few
+hundred bytes resumes exactly, with another number of ranks, threads or rows in a batch too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypedDict
+import math
+import queue
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,8 @@ from numpy.typing import NDArray
 from liquid_mm.data.config import MixtureConfig, SourceConfig
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.examples import CAPTION, CODE, NONE, TEXT, Example, ExampleMaker, captioning, draw, sized
+from liquid_mm.data.packing import Row, Rows
+from liquid_mm.data.schedule import Schedule
 from liquid_mm.errors import UserError
 from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Record, TextToImage
@@ -35,46 +40,62 @@ from liquid_mm.vocab.vocabulary import Vocabulary
 # grain looks for JAX's profiler when imported and says that it found none, which means nothing to our users.
 logging.getLogger("absl").addFilter(lambda record: "jax profiler" not in record.getMessage())
 import grain  # noqa: E402
-from grain.experimental import FirstFitPackIterDataset, FlatMapIterDataset, FlatMapTransform  # noqa: E402
+from grain.experimental import FlatMapIterDataset, FlatMapTransform  # noqa: E402
 
 __all__ = [
     "CAPTION", "CODE", "NONE", "TEXT", "Batch", "Mixture", "MixtureConfig", "SourceConfig", "Validation",
     "build_mixture", "build_validation", "examples",
 ]  # fmt: skip
 
-PACKING_BINS = 128
-"""Rows packed together: more leave less padding; all their records are rendered before the first row comes out."""
+GROUP = 2048
+"""Records packed together: more leave less padding (`packing`); all are rendered before the first row comes out."""
 
+Batch = Row
+"""A batch has the arrays of a row, of shape (B, T): B rows of this rank, T = `seq_len`.
 
-class Batch(TypedDict):
-    """Arrays of shape (B, T): B rows of this rank, T = `seq_len`.
-
-    `loss_mask` marks targets: id t is learnt from the ids before it in its segment. `positions` restart at each
-    segment, `segment_ids` are 1, 2, … along a row and 0 on padding. `modality` says what each target is
-    (`examples.modality`).
-    """
-
-    ids: NDArray[np.int64]
-    loss_mask: NDArray[np.bool_]
-    positions: NDArray[np.int64]
-    segment_ids: NDArray[np.int64]
-    modality: NDArray[np.int8]
+`loss_mask` marks targets: id t is learnt from the ids before it in its segment. `modality` says what each target is
+(`examples.modality`).
+"""
 
 
 class Mixture(Iterator[Batch]):
-    """The endless stream of batches that `build_mixture` makes; `get_state` and `set_state` resume it exactly."""
+    """The stream of batches that `build_mixture` makes; `get_state` and `set_state` resume it exactly."""
 
-    def __init__(self, rows: grain.IterDataset, config: MixtureConfig, rank: slice, identity: str, maker: ExampleMaker):
-        self._batches = iter(rows.batch(config.batch_size))
+    def __init__(
+        self, rows: grain.IterDataset, config: MixtureConfig, rank: slice, identity: str, maker: ExampleMaker,
+        schedule: Schedule, lengths: Sequence[int],
+    ) -> None:  # fmt: skip
+        self._batches = iter(rows.batch(config.batch_size, drop_remainder=True))
         self._rank, self._identity, self._maker = rank, identity, maker
+        self._schedule, self._lengths = schedule, lengths
 
     def __next__(self) -> Batch:
-        return _slice(next(self._batches), self._rank)
+        """The next batch.
+
+        Raises:
+            UserError: every source has been read as often as its `epochs` allow.
+        """
+        try:
+            return _slice(next(self._batches), self._rank)
+        except StopIteration:
+            raise UserError(
+                f"all {len(self._schedule)} records that `epochs` allow have been read: "
+                "train for fewer steps, or allow a source more epochs."
+            ) from None
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """Pairs and conversations longer than a row, left out since this process began, by source."""
         return dict(self._maker.skipped)
+
+    @property
+    def epochs(self) -> Mapping[str, float]:
+        """How often each source has been read, by its path; up to `GROUP` records of all wait in the rows at hand."""
+        position = self._batches.get_state()
+        groups = position["parent"]["next_index"] + (position["next_index_in_buffer"] > 0)
+        given = self._schedule.given(min(groups * GROUP, len(self._schedule)))
+        counts = zip(self._maker.names, given, self._lengths, strict=True)
+        return {name: count / length for name, count, length in counts}
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands after the last batch, as JSON-serialisable values; the same on every rank."""
@@ -89,7 +110,7 @@ class Mixture(Iterator[Batch]):
         if state["data"] != self._identity:
             raise UserError(
                 "this run cannot be resumed with other data: the sets, their weights and shares, seed, seq_len and "
-                "vocabulary must be those it was started with."
+                "vocabulary must be those it was started with, and the version of this package too."
             )
         self._batches.set_state(state["position"])
 
@@ -103,20 +124,15 @@ class Validation(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         fill = {"ids": self._pad}
         for values in self._rows.batch(self._size):
-            missing = self._size - len(values["ids"])
-            yield _slice(
-                {
-                    key: np.pad(value, ((0, missing), (0, 0)), constant_values=fill.get(key, 0))
-                    for key, value in values.items()
-                },
-                self._rank,
-            )
+            missing = ((0, self._size - len(values["ids"])), (0, 0))
+            whole = {key: np.pad(value, missing, constant_values=fill.get(key, 0)) for key, value in values.items()}
+            yield _slice(whole, self._rank)
 
 
 def build_mixture(
     config: MixtureConfig, renderer: Renderer, *, rank: int = 0, world: int = 1, fingerprint: str | None = None
 ) -> Mixture:
-    """An endless stream of packed batches.
+    """A stream of packed batches, endless unless every source has a limit of `epochs`.
 
     Args:
         config: sets, weights, sequence length, rows, seed.
@@ -130,8 +146,12 @@ def build_mixture(
     """
     sets = _open_sets(config, renderer.vocabulary, fingerprint)
     maker = _maker(config, renderer)
-    rows = _pack(_records(config, sets, renderer.vocabulary), maker, config)
-    return Mixture(rows, config, _rank_rows(config, rank, world), _identity(config, sets, renderer.vocabulary), maker)
+    schedule = _schedule(config, sets)
+    rows = _pack(_records(config, sets, schedule, renderer.vocabulary), maker, config)
+    identity = _identity(config, sets, renderer.vocabulary)
+    return Mixture(
+        rows, config, _rank_rows(config, rank, world), identity, maker, schedule, [len(records) for records in sets]
+    )
 
 
 def build_validation(
@@ -159,7 +179,10 @@ def build_validation(
 def examples(config: MixtureConfig, renderer: Renderer) -> Iterator[Example]:
     """The mixture's examples one by one, unpacked and in order: the slow reference that packing must agree with."""
     sets = _open_sets(config, renderer.vocabulary, None)
-    yield from _flat(_records(config, sets, renderer.vocabulary), _maker(config, renderer))
+    maker = _maker(config, renderer)
+    records = _records(config, sets, _schedule(config, sets), renderer.vocabulary)
+    for source, record in records.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)):
+        yield from maker(source, record)
 
 
 def _open_sets(config: MixtureConfig, vocabulary: Vocabulary, fingerprint: str | None) -> list[TokenizedSet]:
@@ -182,14 +205,25 @@ def _maker(config: MixtureConfig, renderer: Renderer) -> ExampleMaker:
     return ExampleMaker(renderer, config.seq_len, tuple(str(source.path) for source in config.sources))
 
 
-def _records(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocabulary) -> grain.MapDataset:
-    """(source number, record with its task drawn), endless; an index is (epoch, position), so each epoch draws anew."""
+def _schedule(config: MixtureConfig, sets: list[TokenizedSet]) -> Schedule:
+    limits = [
+        None if source.epochs is None else math.ceil(source.epochs * len(records))
+        for source, records in zip(config.sources, sets, strict=True)
+    ]
+    return Schedule([source.weight for source in config.sources], limits)
+
+
+def _records(
+    config: MixtureConfig, sets: list[TokenizedSet], schedule: Schedule, vocabulary: Vocabulary
+) -> grain.MapDataset:
+    """(source number, record with its task drawn); each epoch of a source has an order and tasks of its own."""
     streams = []
     for number, (source, records) in enumerate(zip(config.sources, sets, strict=True)):
         order, tasks = _seeds(config, number)
         shuffled = grain.MapDataset.source(records).shuffle(seed=order)
-        streams.append(shuffled.random_map(_drawn(number, source, vocabulary), seed=tasks).repeat())
-    return grain.MapDataset.mix(streams, [source.weight for source in config.sources])
+        streams.append(shuffled.random_map(_drawn(number, source, vocabulary), seed=tasks))
+    # A data set of grain takes an index beyond its end as one of a later epoch.
+    return grain.MapDataset.source(schedule).map(lambda place: streams[place[0]][place[1]])
 
 
 def _drawn(number: int, source: SourceConfig, vocabulary: Vocabulary) -> Callable[..., tuple[int, Record]]:
@@ -205,36 +239,33 @@ def _stated(record: Record, vocabulary: Vocabulary) -> Record:
     return sized(record, vocabulary) if isinstance(record, TextToImage) else record
 
 
-def _flat(records: grain.MapDataset, maker: ExampleMaker) -> grain.IterDataset:
-    class Render(FlatMapTransform):  # type: ignore[misc]
-        def flat_map(self, element: tuple[int, Record]) -> list[Example]:
-            return maker(*element)
-
-    # Read in this thread: a tokenizer is not safe to share with one that samples pictures meanwhile.
-    here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return FlatMapIterDataset(records.to_iter_dataset(here), Render())
-
-
 def _pack(records: grain.MapDataset, maker: ExampleMaker, config: MixtureConfig) -> grain.IterDataset:
-    features = {"ids": maker.renderer.vocabulary.pad, "loss_mask": False, "modality": NONE}
-    return FirstFitPackIterDataset(
-        _flat(records, maker),
-        length_struct=dict.fromkeys(features, config.seq_len),
-        padding_struct=features,
-        meta_features=("loss_mask", "modality"),  # packed alike, so their segments and positions would say the same
-        num_packing_bins=PACKING_BINS,
-        seed=config.seed,
-    )
+    """Rows of all records, a group at a time; with `workers`, that many groups are prepared ahead."""
+    # Tokenizers are not safe to share with another thread, nor with one that samples pictures meanwhile.
+    makers: queue.SimpleQueue[ExampleMaker] = queue.SimpleQueue()
+    for _ in range(max(1, config.workers)):
+        makers.put(maker.sibling() if config.workers else maker)
+
+    def rows(number: int, group: Sequence[tuple[int, Record]]) -> Rows:
+        own = makers.get()
+        try:
+            examples = [example for source, record in group for example in own(source, record)]
+        finally:
+            makers.put(own)
+        rng = np.random.default_rng([config.seed, number])
+        return Rows(examples, config.seq_len, maker.renderer.vocabulary.pad, rng)
+
+    class Unpack(FlatMapTransform):  # type: ignore[misc]
+        def flat_map(self, element: Rows) -> Rows:
+            return element
+
+    ahead = grain.ReadOptions(num_threads=config.workers, prefetch_buffer_size=config.workers)
+    groups = records.batch(GROUP, batch_fn=list).map_with_index(rows)
+    return FlatMapIterDataset(groups.to_iter_dataset(ahead), Unpack())
 
 
 def _slice(values: Mapping[str, NDArray[Any]], rank: slice) -> Batch:
-    return Batch(
-        ids=values["ids"][rank],
-        loss_mask=values["loss_mask"][rank],
-        positions=values["ids_positions"][rank].astype(np.int64),
-        segment_ids=values["ids_segment_ids"][rank].astype(np.int64),
-        modality=values["modality"][rank],
-    )
+    return cast(Batch, {key: value[rank] for key, value in values.items()})
 
 
 def _rank_rows(config: MixtureConfig, rank: int, world: int) -> slice:
@@ -254,9 +285,11 @@ def _seeds(config: MixtureConfig, number: int) -> tuple[int, int]:
 
 
 def _identity(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocabulary) -> str:
-    """A hash of all that decides the stream of rows; folders may move and ranks and batch size may change."""
+    """A hash of all that decides the stream of rows; folders may move, ranks, threads and batch size may change."""
+    free: Any = {"batch_size": True, "workers": True, "sources": {"__all__": {"path"}}}
     value = {
-        "config": config.model_dump(mode="json", exclude={"batch_size": True, "sources": {"__all__": {"path"}}}),
+        "packing": GROUP,
+        "config": config.model_dump(mode="json", exclude=free),
         "sets": [[records.manifest.records, records.manifest.sizes] for records in sets],
         "vocabulary": vocabulary.fingerprint(),
     }

@@ -6,9 +6,10 @@
                                                     {"type": "text", "text": "What is this?"}]},
                   {"role": "assistant", "content": "A cat."}]}   -> ChatEntry
 
-`image` is a path (relative ones start at the file's folder), encoded bytes, Hugging Face's `{"bytes", "path"}`, or a
-PIL image. Fields that are not named here are ignored: public sets carry many. What cannot be used raises `Unusable`,
-which says where the record stands and what it lacks; reading goes on after it, and it is counted as a `Reject`.
+`image` is a path or address (relative ones start at the file's folder), encoded bytes, Hugging Face's
+`{"bytes", "path"}`, or a PIL image. Fields that are not named here are ignored: public sets carry many, and
+`data.layouts` knows those of the best-known ones. What cannot be used raises `Unusable`, which says where the record
+stands and what it lacks; reading goes on after it, and it is counted as a `Reject`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from typing import Any, Literal, cast
 
 from PIL import Image
 
+from liquid_mm.data.urls import Place, Url, join
 from liquid_mm.errors import UserError
 
-ImageRef = Path | bytes | Image.Image
+ImageRef = Path | Url | bytes | Image.Image
+"""A local path, a remote address, encoded bytes, or a picture."""
+
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
@@ -95,7 +99,7 @@ class ChatEntry:
 Entry = TextEntry | PairEntry | ChatEntry
 
 
-def parse(fields: Any, *, where: str, folder: Path) -> Entry:
+def parse(fields: Any, *, where: str, folder: Place) -> Entry:
     """Check one source record.
 
     Args:
@@ -132,19 +136,19 @@ def _text(value: Any, where: str, name: str) -> str:
     return value
 
 
-def _image(value: Any, where: str, folder: Path) -> ImageRef:
+def _image(value: Any, where: str, folder: Place) -> ImageRef:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image) or (isinstance(value, bytes) and value):
         return value
     if isinstance(value, (str, Path)) and str(value):
-        return folder / value
+        return join(folder, value)
     raise Unusable(
         "invalid record", where, "`image` must be a path, encoded bytes, or a mapping with `bytes` or `path`."
     )
 
 
-def _messages(value: Any, where: str, folder: Path) -> tuple[EntryMessage, ...]:
+def _messages(value: Any, where: str, folder: Place) -> tuple[EntryMessage, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -158,7 +162,7 @@ def _messages(value: Any, where: str, folder: Path) -> tuple[EntryMessage, ...]:
     return messages
 
 
-def _message(value: Any, number: int, where: str, folder: Path) -> EntryMessage:
+def _message(value: Any, number: int, where: str, folder: Place) -> EntryMessage:
     if not isinstance(value, Mapping) or value.get("role") not in ROLES:
         raise Unusable("invalid record", where, f"message {number} needs a `role`, one of {', '.join(ROLES)}.")
     content = value.get("content")
@@ -166,7 +170,7 @@ def _message(value: Any, number: int, where: str, folder: Path) -> EntryMessage:
     return EntryMessage(cast(Role, value["role"]), tuple(_part(part, number, where, folder) for part in parts))
 
 
-def _part(value: Any, number: int, where: str, folder: Path) -> str | ImageRef:
+def _part(value: Any, number: int, where: str, folder: Place) -> str | ImageRef:
     text = value.get("text") if isinstance(value, Mapping) and value.get("type") == "text" else value
     if isinstance(text, str):
         return text

@@ -9,6 +9,7 @@ from rich.console import Console
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.examples import captioning, sized
 from liquid_mm.data.inspect import Decoder, inspect_png, inspect_terminal
+from liquid_mm.data.report import write_report
 from liquid_mm.data.summary import summarize, summary_table
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file
@@ -16,16 +17,35 @@ from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Record, TextToImage
 
 
-def show_summary(path: Path) -> None:
-    """Print what the tokenised set at `path` holds."""
-    Console().print(summary_table(summarize(TokenizedSet(path))))
+def show_summary(path: Path, renderer: Renderer | None, decoder: Decoder | None, *, html: Path | None = None) -> None:
+    """Print what the tokenised set at `path` holds.
+
+    Args:
+        path: a tokenised set.
+        renderer: a model's, to count ids as well.
+        decoder: an image tokenizer, for the pictures of the report.
+        html: where to write a report as well.
+
+    Raises:
+        UserError: `path` is no tokenised set, or does not fit the model or image tokenizer.
+    """
+    records = TokenizedSet(path)
+    if renderer is not None:
+        records.check(renderer.vocabulary)
+    made_by = records.manifest.image_tokenizer
+    if decoder is not None and made_by is not None and decoder.fingerprint != made_by.fingerprint:
+        raise UserError(f"{path} was made with another image tokenizer, so this one cannot show its pictures.")
+    summary = summarize(records, renderer)
+    Console().print(summary_table(summary))
+    if html is not None:
+        write_report(html, records, summary, decoder)
 
 
 def show_record(
     path: Path,
     index: int,
     renderer: Renderer,
-    image_tokenizer: Decoder,
+    image_tokenizer: Decoder | None,
     *,
     reverse: bool = False,
     png: Path | None = None,
@@ -44,7 +64,7 @@ def show_record(
         UserError: there is no such record, the set does not fit the model, or the record is no pair to reverse.
     """
     records = TokenizedSet(path)
-    records.check(renderer.vocabulary, getattr(image_tokenizer, "fingerprint", None))
+    records.check(renderer.vocabulary, image_tokenizer.fingerprint if image_tokenizer else None)
     if not 0 <= index < len(records):
         raise UserError(f"{path} has records 0…{len(records) - 1}: there is no record {index}.")
     record: Record = records[index]

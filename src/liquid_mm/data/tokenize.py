@@ -1,38 +1,41 @@
 """Turn source records into a tokenised set: images become codes once, so that training never runs the image tokenizer.
 
-    read -> batches -> BatchEncoder: open, check, crop, encode -> SetWriter: Arrow shards
-                                       \\-> rejects.jsonl
+    pieces -> entries -> windows -> Stage: open, check, crop, encode -> SetWriter: Arrow shards, rejects, progress
+                                    (in this process, or on Ray's actors)
 
-    tokenize("pictures/", image_tokenizer, "data/pictures")
+    tokenize("pictures/", image_tokenizer, "data/pictures", sizes=[(512, 512), (768, 512), (512, 768)])
 
-Training images follow the paper's rule: one whose longer side is over twice the shorter is left out; the others have
-their shorter side resized to the target and are cropped at the centre. Pictures a person shows in a conversation are
-padded to a square of the target's shorter side instead, so that nothing is cut away. What cannot be used is listed in
-`rejects.jsonl` and counted, never lost in silence. Memory does not grow with the set: one batch of images and
-`store.BATCH_ROWS` rows are held.
+Training images follow the paper's rule: one whose longer side is over twice the shorter is left out; the others are
+scaled to cover the allowed size whose aspect ratio is nearest and cropped at the centre. Pictures a person shows in a
+conversation are padded to a square instead, so that nothing is cut away. What cannot be used is listed in
+`rejects.jsonl` and counted, never lost in silence. Memory does not grow with the set: one window of records and
+`writer.BATCH_ROWS` rows are held.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
-import json
+import math
+import os
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from liquid_mm.data.records import ChatEntry, Entry, ImageRef, PairEntry, Reject, TextEntry, Unusable
-from liquid_mm.data.sources import Source, read
-from liquid_mm.data.store import ImageTokenizerInfo, Kind, Manifest, SetWriter, pack_codes
+from liquid_mm.data.records import ChatEntry, Entry, ImageRef, PairEntry, Reject, Unusable
+from liquid_mm.data.rows import Row, row
+from liquid_mm.data.sources import Piece, Position, Source, entries, pieces
+from liquid_mm.data.store import ImageTokenizerInfo, Manifest
+from liquid_mm.data.urls import Url, read_bytes
+from liquid_mm.data.writer import REJECTS, SetWriter
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir
+from liquid_mm.files import disk_errors
 from liquid_mm.image.preprocess import (
     MAX_ASPECT,
     MAX_PIXELS,
@@ -45,7 +48,9 @@ from liquid_mm.image.tokenizer import ImageTokenizer
 from liquid_mm.vocab.vocabulary import Grid
 
 MAX_CODES = 2**16  # codes are stored as uint16
-KINDS: dict[type, Kind] = {TextEntry: "text", PairEntry: "pairs", ChatEntry: "chat"}
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
 
 T = TypeVar("T")
 
@@ -55,10 +60,14 @@ def tokenize(
     image_tokenizer: ImageTokenizer | None,
     out: str | Path,
     *,
-    size: tuple[int, int] | None = None,
+    sizes: Sequence[Size] = (),
     batch_size: int = 16,
+    images: str | Path | None = None,
     max_rejects: float = 0.05,
     max_pixels: int = MAX_PIXELS,
+    resume: bool = False,
+    cluster: bool = False,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Read `source`, encode its images, and write a tokenised set to the folder `out`.
@@ -66,15 +75,19 @@ def tokenize(
     A set holds records of one kind; the first usable record decides which, and records of another kind are rejected.
 
     Args:
-        source: what `sources.read` takes: a file, a folder, a Hub name, or dicts.
+        source: what `sources.pieces` takes: a file, a folder, an address, a Hub name, or dicts.
         image_tokenizer: encodes the images; None for a source of text only.
         out: a folder that does not exist yet; it appears whole or not at all.
-        size: (width, height) in pixels that images are cropped to; by default `image_tokenizer.resolution`.
-        batch_size: records whose images are encoded together.
+        sizes: (width, height) in pixels that images may be cropped to; by default `image_tokenizer.resolution` alone.
+        batch_size: images of one size that are encoded together, on average.
+        images: where relative image paths start; by default at the file they stand in.
         max_rejects: share of records, in [0, 1], that may be left out; above it the set is written all the same, and
             a `UserError` follows.
         max_pixels: an image of more pixels is rejected without being decoded.
-        progress: called after each batch with the numbers of records kept and rejected so far.
+        resume: go on with a run that was interrupted, if there is one.
+        cluster: run the stage on Ray (`data.cluster`); the records of the set are the same, in the same order.
+        workers: Ray actors; None takes one for each GPU of the cluster, or for each CPU if there is no GPU.
+        progress: called with the numbers of records kept and rejected so far.
 
     Returns:
         The manifest, as written to `out/manifest.json`.
@@ -86,75 +99,99 @@ def tokenize(
         raise UserError(f"max_rejects is {max_rejects}: it is a share, between 0 and 1.")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1.")
-    encoder = BatchEncoder(image_tokenizer, size=size, max_pixels=max_pixels)
-    entries = read(source)
+    stage = Stage(image_tokenizer, sizes=sizes, max_pixels=max_pixels)
+    parts = pieces(source, images)
+    window = batch_size * max(1, len(sizes))  # so that as many of each size come together
     out = Path(out)
-    grids: Counter[tuple[int, ...]] = Counter()
-    with atomic_dir(out) as part:
-        with SetWriter(part) as writer:
-            for batch in _batched(entries, batch_size):
-                for item in encoder(batch):
-                    _write(item, writer, grids)
-                if progress:
-                    progress(writer.records, sum(writer.rejected.values()))
-        manifest = _manifest(writer, grids, image_tokenizer, part)
+    with disk_errors(out), SetWriter(out, _settings(parts, stage), resume=resume) as writer:
+        if cluster:
+            from liquid_mm.data.cluster import run_on_ray
+
+            done = run_on_ray(parts, writer.position, stage, window, workers)
+        else:
+            done = run(parts, writer.position, stage, window)
+        for position, item in done:
+            writer.write(item)
+            writer.reached(position)
+            if progress:
+                progress(writer.records, writer.rejected.total())
+        manifest = writer.publish(_info(image_tokenizer))
     _check_share(manifest, max_rejects, out)
     return manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """An entry and the codes of its images, in order of reading."""
+def run(parts: Sequence[Piece], start: Position, stage: Stage, window: int) -> Iterator[tuple[Position, Row | Reject]]:
+    """The rows of all records from `start` on, in order, each with the position behind it; `window` at a time."""
+    for batch in batched(entries(parts, start), window):
+        positions, found = zip(*batch, strict=True)
+        yield from zip(positions, stage(found), strict=True)
 
-    entry: Entry
-    grids: tuple[Grid, ...]
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`items` in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
-class BatchEncoder:
-    """Encodes the images of a batch of entries; what cannot be used comes out as a `Reject`.
+class Stage:
+    """Turns entries into rows: opens, checks, crops and encodes their images.
 
-    It holds no state between batches, so batches may be encoded anywhere in any order.
+    What cannot be used comes out as a `Reject`. No state is kept between calls, so they may be made anywhere in any
+    order: in this process or by actors of a cluster.
 
     Args:
         image_tokenizer: None where no entry has an image.
-        size: (width, height) in pixels; None takes the tokenizer's `resolution`.
+        sizes: (width, height) in pixels that images may get; empty for the tokenizer's `resolution`.
         max_pixels: largest image that is decoded.
 
     Raises:
-        UserError: `size` does not fit the image tokenizer, or its codes do not fit 16 bits.
+        UserError: a size does not fit the image tokenizer, or its codes do not fit 16 bits.
     """
 
-    def __init__(
-        self, image_tokenizer: ImageTokenizer | None, *, size: tuple[int, int] | None, max_pixels: int
-    ) -> None:
+    def __init__(self, image_tokenizer: ImageTokenizer | None, *, sizes: Sequence[Size], max_pixels: int) -> None:
         self.image_tokenizer, self.max_pixels = image_tokenizer, max_pixels
+        self.sizes: tuple[Size, ...] = tuple(sizes)
         if image_tokenizer is None:
             return
+        self.sizes = self.sizes or (image_tokenizer.resolution,)
         if image_tokenizer.num_codes > MAX_CODES:
             raise UserError(
                 f"the image tokenizer has {image_tokenizer.num_codes} codes: sets store at most {MAX_CODES}."
             )
-        self.size = size or image_tokenizer.resolution
         step = image_tokenizer.downsampling
-        if any(side < step or side % step for side in self.size):
-            raise UserError(
-                f"image size {self.size[0]}x{self.size[1]} does not fit the image tokenizer: "
-                f"width and height must be positive multiples of {step} pixels."
-            )
+        for width, height in self.sizes:
+            if any(side < step or side % step for side in (width, height)):
+                raise UserError(
+                    f"image size {width}x{height} does not fit the image tokenizer: "
+                    f"width and height must be positive multiples of {step} pixels."
+                )
 
-    def __call__(self, entries: Sequence[Entry | Reject]) -> list[Encoded | Reject]:
-        """Encode `entries`; the order is kept.
+    def to(self, device: Any) -> Stage:
+        """Move the image tokenizer to `device`; return self."""
+        if self.image_tokenizer is not None:
+            self.image_tokenizer = self.image_tokenizer.to(device)
+        return self
+
+    def __call__(self, found: Sequence[Entry | Reject]) -> list[Row | Reject]:
+        """The rows of `found`, in order.
 
         Raises:
             UserError: an entry has an image and there is no image tokenizer.
         """
-        opened = [self._open(entry) for entry in entries]
-        images = [image for _, pictures in opened for image in pictures]
-        grids: Iterator[Grid] = iter(self._encode(images))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
+            opened = list(pool.map(self._open, found))
+        grids = iter(self._encode([image for _, pictures in opened for image in pictures]))
+        step = self.image_tokenizer.downsampling if self.image_tokenizer else 1
         return [
-            entry if isinstance(entry, Reject) else Encoded(entry, tuple(itertools.islice(grids, len(pictures))))
+            entry if isinstance(entry, Reject) else row(entry, tuple(itertools.islice(grids, len(pictures))), step)
             for entry, pictures in opened
         ]
+
+    def nearest_size(self, width: int, height: int) -> Size:
+        """The allowed size whose aspect ratio is nearest to that of a picture; the first of equally near ones."""
+        aspect = math.log(width / height)
+        return min(self.sizes, key=lambda size: round(abs(math.log(size[0] / size[1]) - aspect), 9))
 
     def _encode(self, images: Sequence[Image.Image]) -> list[Grid]:
         """Codes of `images`; equal pictures, such as one with several captions, are encoded once."""
@@ -177,18 +214,19 @@ class BatchEncoder:
         if self.image_tokenizer is None:
             raise UserError(f"{where} has an image: an image tokenizer is needed to encode it.")
         try:
-            picture = flatten(open_image(image, max_pixels=self.max_pixels))
+            content = read_bytes(image.name) if isinstance(image, Url) else image
+            picture = flatten(open_image(content, max_pixels=self.max_pixels))
         except UserError as error:
             raise Unusable("image cannot be used", where, str(error)) from error
         except (ValueError, EOFError, struct.error, zlib.error) as error:  # what Pillow's plugins raise on odd files
             raise Unusable("image cannot be used", where, f"it is damaged: {error}.") from error
         if shown:
-            return pad_to_square(picture, min(self.size))
+            return pad_to_square(picture, min(self.sizes[0]))
         short, long = sorted(picture.size)
         if long > MAX_ASPECT * short:
             detail = f"{picture.width}x{picture.height} pixels: the longer side is over {MAX_ASPECT:g} × the shorter."
             raise Unusable("image too narrow", where, detail)
-        return center_crop_resize(picture, self.size)
+        return center_crop_resize(picture, self.nearest_size(*picture.size))
 
 
 def _images(entry: Entry) -> Iterator[tuple[ImageRef, bool]]:
@@ -200,70 +238,20 @@ def _images(entry: Entry) -> Iterator[tuple[ImageRef, bool]]:
             yield from ((part, message.role != "assistant") for part in message.parts if not isinstance(part, str))
 
 
-def _write(item: Encoded | Reject, writer: SetWriter, grids: Counter[tuple[int, ...]]) -> None:
-    if isinstance(item, Reject):
-        writer.reject(item)
-        return
-    kind = KINDS[type(item.entry)]
-    if writer.kind not in (None, kind):
-        reason = f"the set is of kind {writer.kind}, this record of kind {kind}: tokenise them apart."
-        writer.reject(Reject(item.entry.where, "another kind of record", reason))
-        return
-    writer.add(kind, {"id": item.entry.id, **_columns(item)})
-    grids.update(grid.shape for grid in item.grids)
-
-
-def _columns(item: Encoded) -> dict[str, Any]:
-    """The columns of its kind (`store.SCHEMAS`), the id apart."""
-    if isinstance(item.entry, TextEntry):
-        return {"text": item.entry.text}
-    if isinstance(item.entry, PairEntry):
-        (grid,) = item.grids
-        rows, columns = grid.shape
-        return {"text": item.entry.text, "codes": pack_codes(grid), "rows": rows, "columns": columns}
-    messages = [{"role": m.role, "content": [_part(part) for part in m.parts]} for m in item.entry.messages]
+def _settings(parts: Sequence[Piece], stage: Stage) -> dict[str, Any]:
+    """What decides the records of a set: an interrupted run goes on only if none of it changed."""
+    names = "\n".join(piece.name for piece in parts)
     return {
-        "messages": json.dumps(messages, ensure_ascii=False),
-        "codes": [pack_codes(grid) for grid in item.grids],
-        "rows": [grid.shape[0] for grid in item.grids],
-        "columns": [grid.shape[1] for grid in item.grids],
+        "the source": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "sizes": stage.sizes,
+        "the image tokenizer": stage.image_tokenizer.fingerprint if stage.image_tokenizer else None,
+        "max_pixels": stage.max_pixels,
     }
 
 
-def _part(part: str | ImageRef) -> dict[str, str]:
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _manifest(
-    writer: SetWriter, grids: Counter[tuple[int, ...]], image_tokenizer: ImageTokenizer | None, folder: Path
-) -> Manifest:
-    if writer.kind is None:
-        lines = (folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
-        first = json.loads(lines[0]) if lines else None
-        why = f" The first: {first['where']}: {first['reason']}" if first else ""
-        raise UserError(f"the source has no usable record ({len(lines)} rejected).{why}")
-    info = _info(image_tokenizer) if image_tokenizer and grids else None
-    step = info.downsampling if info else 1
-    manifest = Manifest(
-        kind=writer.kind,
-        records=writer.records,
-        images=grids.total(),
-        sizes={f"{columns * step}x{rows * step}": count for (rows, columns), count in sorted(grids.items())},
-        rejected=dict(sorted(writer.rejected.items())),
-        shards=writer.shards,
-        image_tokenizer=info,
-    )
-    manifest.write(folder)
-    return manifest
-
-
-def _info(image_tokenizer: ImageTokenizer) -> ImageTokenizerInfo:
+def _info(image_tokenizer: ImageTokenizer | None) -> ImageTokenizerInfo | None:
+    if image_tokenizer is None:
+        return None
     codebook = np.ascontiguousarray(image_tokenizer.codebook.numpy(), dtype="<f4")
     return ImageTokenizerInfo(
         fingerprint=image_tokenizer.fingerprint,
@@ -280,5 +268,5 @@ def _check_share(manifest: Manifest, max_rejects: float, out: Path) -> None:
         reasons = ", ".join(f"{count} × {category}" for category, count in manifest.rejected.items())
         raise UserError(
             f"{rejected} of {total} records ({rejected / total:.1%}) were rejected, over the {max_rejects:.1%} "
-            f"allowed: {reasons}. The other {manifest.records} are in {out}; {out / 'rejects.jsonl'} lists the reasons."
+            f"allowed: {reasons}. The other {manifest.records} are in {out}; {out / REJECTS} lists the reasons."
         )

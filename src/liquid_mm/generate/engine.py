@@ -1,32 +1,43 @@
-"""One engine for the command line, evaluation and serving: many requests of any kind in one batch.
+"""One engine for the command line, evaluation and serving: requests of any kind join and leave while others run.
 
-    requests ──admit──> rows of a batch ──prefill──> [ choose an id per request ─ advance every row ]* ──> results
+    submit ──> waiting ──in order of arrival──> rows ──> [ fill what is new ─ advance all ─ choose ids ]* ──> result
 
-A request is one row, two while it draws a guided picture (prompt and unconditional prompt, both fed the same code). In
-every step requests with the same choice are sampled together from just the head's rows that choice allows. A reply that
-opens a guided picture needs a second row in mid-flight: it leaves the batch and comes back in a later one with both.
+A request holds one row, two while it draws a guided picture (prompt and unconditional prompt, both fed the same code).
+In a step all rows advance by one id in one pass; then the head's rows for codes are multiplied for those that draw, the
+text rows for those that write, and requests that sample alike are sampled together. A reply that opens a guided picture
+takes its second row when one is free and keeps its state until then.
 
-State lives in `request.Running`, rules in `grammar`, device work in `runner.Batch`; this file only joins them.
+    engine = Engine(llm, vocabulary)
+    future = engine.submit(request, on_event=print)     # any thread, at any time
+    while engine.step(): ...                            # one thread: the worker
+    future.result()
+
+Threads: `submit` and `cancel` may be called from any. `step` and `run` may too, but only one steps at a time: a second
+waits for the first one's step to end, then advances everybody's requests with its own. `on_event` and the callbacks of
+futures are called by whoever steps.
+
+Rules live in `grammar`, a reply's state in `request.Running`, rows in `slots`, device work in `runner`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from liquid_mm.generate.grammar import Choice
+from liquid_mm.errors import UserError
 from liquid_mm.generate.guidance import guide
 from liquid_mm.generate.head import Head
 from liquid_mm.generate.request import OnEvent, Request, Result, Running
-from liquid_mm.generate.runner import Batch
+from liquid_mm.generate.runner import Runner
 from liquid_mm.generate.sampling import SamplingConfig, sample
+from liquid_mm.generate.slots import Slots
 from liquid_mm.vocab.vocabulary import Vocabulary
-
-Row = tuple[Running, bool]
-"""A row of the batch: whose it is, and whether it is the unconditional one."""
 
 
 def context_length(llm: Any) -> int | None:
@@ -40,77 +51,190 @@ class Engine:
     Args:
         llm: the model, in evaluation mode.
         vocabulary: its ids.
-        max_batch: most rows at once; a guided picture takes two. Further requests wait.
+        max_batch: most rows at once, at least the two a guided picture takes. Further requests wait.
+
+    Raises:
+        UserError: the model's family is not supported.
     """
 
     def __init__(self, llm: Any, vocabulary: Vocabulary, max_batch: int = 16) -> None:
         self.llm, self.vocabulary, self.max_batch = llm, vocabulary, max_batch
-        self._head = Head(llm, probe=vocabulary.eos)
         self._context = context_length(llm)
+        self._head = Head(llm, probe=vocabulary.eos)
+        self._runner = Runner(llm, self._context)
+        self._runner.check((vocabulary.eos, vocabulary.boi, vocabulary.eoi, vocabulary.unconditional))
+        self._slots = Slots(max(2, max_batch), self._runner)
+        self._waiting: deque[Running] = deque()
+        self._running: list[Running] = []
+        self._stepping = threading.Lock()
+        self._work = threading.Event()
 
-    @torch.inference_mode()
+    def submit(self, request: Request, on_event: OnEvent | None = None, index: int = 0) -> Future[Result]:
+        """Queue a request; any thread may call this.
+
+        Args:
+            request: what is asked.
+            on_event: called for every id produced, by the thread that steps.
+            index: the number its events carry.
+
+        Returns:
+            A future: the reply, or what went wrong with this one request.
+
+        Raises:
+            UserError: the request does not fit the model's context.
+        """
+        state = Running(request, self.vocabulary, self._context, index, on_event)
+        self._enqueue([state])
+        return state.future
+
+    def cancel(self, future: Future[Result]) -> None:
+        """Give a request up; any thread may call this. Its rows are free before anything else is computed."""
+        future.cancel()
+        self._work.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until there is something to do, or for `timeout` seconds; whether there is."""
+        return self._work.wait(timeout)
+
     def run(self, requests: Sequence[Request], on_event: OnEvent | None = None) -> list[Result]:
         """The reply to each request, in order; `on_event` is called for every id produced.
 
         Raises:
             UserError: a request does not fit the model's context (before anything is generated).
         """
-        states = [Running(r, self.vocabulary, self._context, i) for i, r in enumerate(requests)]
-        waiting = deque(states)
-        while waiting:
-            waiting.extendleft(reversed(self._run_batch(self._admit(waiting), on_event)))
-        return [state.result() for state in states]
+        states = [Running(r, self.vocabulary, self._context, i, on_event) for i, r in enumerate(requests)]
+        self._enqueue(states)
+        try:
+            while not all(state.future.done() for state in states):
+                self.step()
+                if failed := [state for state in states if state.error]:
+                    failed[0].future.result()
+            return [state.future.result() for state in states]
+        finally:
+            # After an error or Ctrl-C nobody is left to want the others.
+            for state in states:
+                self.cancel(state.future)
 
-    def _admit(self, waiting: deque[Running]) -> list[Running]:
-        admitted = [waiting.popleft()]
-        rows = 1 + admitted[0].guided
-        while waiting and rows + 1 + waiting[0].guided <= self.max_batch:
-            admitted.append(waiting.popleft())
-            rows += 1 + admitted[-1].guided
-        return admitted
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Advance every request by one id; whether there is more to do.
 
-    def _run_batch(self, states: list[Running], on_event: OnEvent | None) -> list[Running]:
-        """Run until each state is done or has to leave; those that left."""
-        rows: list[Row] = [(s, False) for s in states] + [(s, True) for s in states if s.guided]
-        batch = Batch(self.llm, [s.unconditional if second else s.ids for s, second in rows], self.vocabulary.pad)
-        left: list[Running] = []
-        while True:
-            tokens = self._choose(rows, batch.hidden)
-            for state in tokens:
-                event = state.accept(tokens[state])
-                if on_event:
-                    on_event(event)
-            doubled = {state for state, second in rows if second}
-            left += [s for s in tokens if s.guided and s not in doubled]
-            staying = {s for s in tokens if not s.done and s not in left}
-            kept = [i for i, (s, second) in enumerate(rows) if s in staying and (s.guided or not second)]
-            if not kept:
-                return left
-            if len(kept) < len(rows):
-                batch.keep(kept)
-                rows = [rows[i] for i in kept]
-            batch.decode_one([tokens[state] for state, _ in rows])
+        What goes wrong with one request ends in its future; what goes wrong on the device, in those of all that run.
+        Requests that wait are tried with the next step.
+        """
+        with self._stepping:
+            self._work.clear()
+            for state in self._running:
+                self._attempt(state)
+            self._settle()
+            self._admit()
+            ready = [state for state in self._running if state.seated]
+            if ready:
+                try:
+                    chosen = self._choose(ready, self._slots.advance())
+                except Exception as error:
+                    self._fail_all(error)
+                else:
+                    for state, token in zip(ready, chosen, strict=True):
+                        self._attempt(state, token)
+                self._settle()
+            if more := bool(self._running or self._waiting):
+                self._work.set()
+            return more
 
-    def _choose(self, rows: list[Row], hidden: torch.Tensor) -> dict[Running, int]:
-        """The next id of every request in the batch."""
-        first = {state: i for i, (state, second) in enumerate(rows) if not second}
-        second = {state: i for i, (state, second) in enumerate(rows) if second}
-        tokens: dict[Running, int] = {}
-        alike: defaultdict[tuple[Choice, SamplingConfig], list[Running]] = defaultdict(list)
-        for state in first:
-            if (forced := state.grammar.forced) is not None:
-                tokens[state] = forced
+    def _enqueue(self, states: Sequence[Running]) -> None:
+        self._waiting.extend(states)
+        self._work.set()
+
+    def _attempt(self, state: Running, token: int | None = None) -> None:
+        """Let a request take its next id, or those that are forced; an error is its own."""
+        try:
+            if token is None:
+                # Read once a step, for another thread may cancel at any moment.
+                state.cancelled = state.future.cancelled()
+                state.accept_forced()
+            elif token < 0:
+                raise UserError(
+                    "the model's numbers overflow (its logits are not numbers): load it with dtype float32 or bfloat16."
+                )
             else:
-                alike[state.grammar.choice, state.grammar.sampling].append(state)
-        for (choice, sampling), group in alike.items():
-            guided = [state for state in group if state.guided]
-            assert len(guided) in (0, len(group)), "requests that sample alike are guided alike"
-            logits = self._head(hidden[[first[s] for s in group] + [second[s] for s in guided]], choice.span)
-            if guided:
-                conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, sampling.guidance_scale)
-            logits[:, [i - choice.span.start for i in choice.excluded]] = -torch.inf
-            uniform = torch.tensor([state.uniform() for state in group])
-            chosen = sample(logits, sampling, uniform) + choice.span.start
-            tokens.update(zip(group, chosen.tolist(), strict=True))
-        return tokens
+                state.accept(token)
+        except Exception as error:
+            state.error = error
+
+    def _settle(self) -> None:
+        """Free the rows that are needed no more, and hand over what is finished."""
+        unneeded = [slot for state in self._running for slot in state.slots[state.rows :]]
+        self._slots.release(unneeded)
+        for state in self._running:
+            del state.slots[state.rows :]
+        over = [state for state in self._running if state.over]
+        self._running = [state for state in self._running if not state.over]
+        for state in over:
+            state.hand_over()
+
+    def _admit(self) -> None:
+        """Give rows to replies that opened a guided picture, then to those that wait, in order of arrival."""
+        for state in self._running:
+            self._seat(state)
+        while self._waiting:
+            state = self._waiting[0]
+            self._attempt(state)
+            if state.rows > self._slots.free:
+                break
+            self._waiting.popleft()
+            if state.over:
+                state.hand_over()
+            else:
+                self._seat(state)
+                self._running.append(state)
+        if self._running and not any(state.seated for state in self._running):
+            # All wait for a second row and hold the rows the others need: the youngest starts again from its ids.
+            youngest = self._running.pop()
+            self._slots.release(youngest.slots)
+            youngest.slots.clear()
+            self._waiting.appendleft(youngest)
+            self._seat(self._running[0])
+
+    def _seat(self, state: Running) -> None:
+        while len(state.slots) < state.rows and self._slots.free:
+            state.slots.append(self._slots.take(state.unconditional if state.slots else state.ids))
+
+    def _fail_all(self, error: Exception) -> None:
+        for state in self._running:
+            state.error = error
+            state.slots.clear()
+        self._slots.clear()
+
+    def _choose(self, states: list[Running], hidden: Tensor) -> list[int]:
+        """The next id of each request, or -1 where the model gives no numbers; `hidden` is (rows, D)."""
+        chosen: dict[Running, int] = {}
+        by_span: defaultdict[range, list[Running]] = defaultdict(list)
+        for state in states:
+            by_span[state.grammar.choice.span].append(state)
+        for span, group in by_span.items():
+            # The conditional row of each, then the unconditional ones.
+            rows = [s.slots[0].row for s in group] + [s.slots[1].row for s in group if s.guided]
+            logits = self._head(hidden[rows], span)
+            unconditional = dict(zip([s for s in group if s.guided], range(len(group), len(rows)), strict=True))
+            alike: defaultdict[tuple[SamplingConfig, tuple[int, ...]], list[int]] = defaultdict(list)
+            for index, state in enumerate(group):
+                alike[state.grammar.sampling, state.grammar.choice.excluded].append(index)
+            for (sampling, excluded), members in alike.items():
+                scores = logits[members]
+                if group[members[0]].guided:
+                    against = logits[[unconditional[group[i]] for i in members]]
+                    scores = guide(scores, against, sampling.guidance_scale)
+                scores[:, [i - span.start for i in excluded]] = -torch.inf
+                uniform = torch.tensor([group[i].uniform() for i in members])
+                for i, index in zip(members, _sample(scores, sampling, uniform), strict=True):
+                    chosen[group[i]] = index if index < 0 else index + span.start
+        return [chosen[state] for state in states]
+
+
+def _sample(logits: Tensor, sampling: SamplingConfig, uniform: Tensor) -> list[int]:
+    """One index per row of (B, V) logits, or -1 for a row that holds NaN or infinity; changes `logits`."""
+    broken = ~(logits < torch.inf).all(-1)
+    sampled = sample(logits.masked_fill_(broken[:, None], 0.0), sampling, uniform)
+    indices: list[int] = sampled.masked_fill(broken, -1).tolist()
+    return indices

@@ -10,7 +10,6 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from liquid_mm.checkpoint import Checkpoint
 from liquid_mm.files import atomic_file
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
@@ -62,7 +61,7 @@ def draw(model: LiquidModel, prompts: Sequence[str], **options: Any) -> list[Gen
     rows, columns = model.vocabulary.grid(options.get("size") or model.vocabulary.resolution)
     pictures = len(prompts) * options.get("images_per_prompt", 1)
     with tqdm(total=pictures * rows * columns, unit="code", desc=f"drawing {pictures} pictures") as bar:
-        return model.generate_images(prompts, on_event=lambda event: _advance(bar, event), **options)
+        return model.generate_images(prompts, on_event=lambda event: advance(bar, event), **options)
 
 
 def draw_files(model: LiquidModel, prompts: Sequence[str], out: Path, **options: Any) -> Iterator[Path]:
@@ -89,12 +88,7 @@ def chat_files(model: LiquidModel, message: str, images: Sequence[Path], out: Pa
         yield part if isinstance(part, str) else str(next(paths))
 
 
-def sample_hook(checkpoint: Checkpoint, step: int, folder: Path) -> None:
-    """What training calls now and then: draw the fixed prompts with the model as it stands and write a sheet."""
-    pictures = LiquidModel(checkpoint).generate_images(PROMPTS, guidance_scale=GUIDANCE, seed=0)
-    save_sheet(pictures, folder / f"step-{step:06d}.png")
-
-
-def _advance(bar: Any, event: Event) -> None:
+def advance(bar: Any, event: Event) -> None:
+    """Move a progress bar over codes."""
     if event.modality == "image":
         bar.update()

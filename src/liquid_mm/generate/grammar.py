@@ -4,8 +4,8 @@
 
 A picture request starts inside an image and ends with its last code; a text request never leaves text; a reply in a
 conversation may go round as long as its limits allow, and a picture is only opened where all of it fits. Inside an
-image only codes are possible, in text only text. Every case is one contiguous range of ids with a few left out, so an
-engine need not compute the logits of the rest at all.
+image only codes are possible, in text only text; where a picture is edited, the codes to keep are forced. Every case is
+one contiguous range of ids with a few left out, so an engine need not compute the logits of the rest at all.
 
 The released code lets text sampling run over all ids, codes included; `TextTask.unrestricted` reproduces that.
 
@@ -32,13 +32,18 @@ Part = tuple[int, ...] | NDArray[np.int64]
 class ImageTask:
     """Pictures to draw: `grid` is (rows, columns); `unconditional` the prompt ids guidance steps away from.
 
-    `max_images` bounds how many a reply in a conversation may open.
+    `max_images` bounds how many a reply in a conversation may open. `kept`, for editing, says which codes are given:
+    for each place of the grid, row by row, the id that stands there or None; empty where all are drawn.
     """
 
     grid: tuple[int, int]
     sampling: SamplingConfig
     unconditional: tuple[int, ...] = ()
     max_images: int = 1
+    kept: tuple[int | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.kept) in (0, self.grid[0] * self.grid[1]), "one entry for each place of the grid"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +88,18 @@ class Grammar:
 
     @property
     def forced(self) -> int | None:
-        """The id that must come next without asking the model: `<eoi>` once a grid is full."""
-        full = self.modality == "image" and len(self._run) == self._codes
-        return self.vocabulary.eoi if full else None
+        """The id that must come next without asking the model: a code that is kept, and `<eoi>` once a grid is full."""
+        if self.modality == "text":
+            return None
+        if not self.drawing:
+            return self.vocabulary.eoi
+        assert self.image
+        return self.image.kept[len(self._run)] if self.image.kept else None
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the next id is a code."""
+        return not self.done and self.modality == "image" and len(self._run) < self._codes
 
     @property
     def choice(self) -> Choice:
@@ -136,14 +150,14 @@ class Grammar:
         return self.text is not None and (self._written >= self.text.max_new_tokens or self._room < 1)
 
     def _accept_in_image(self, token: int) -> None:
-        if self.forced is None:
+        if self.drawing:
             assert token in self.vocabulary.codes
             self._run.append(token)
             if self.text is None and len(self._run) == self._codes:
                 self._close_part()
                 self.done = True
         else:
-            assert token == self.forced
+            assert token == self.vocabulary.eoi
             self._close_part()
             self.modality = "text"
             self.done = self._exhausted

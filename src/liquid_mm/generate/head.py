@@ -2,9 +2,6 @@
 
 A step needs the head's rows of one contiguous range: the 8192 codes inside an image, the text rows elsewhere.
 Multiplying those alone spares most of the largest matrix of the model (Gemma-7B: 3 % of 264,192 rows are codes).
-
-What a family does to its logits after the head (Gemma 2's soft cap, Cohere's and Granite's scale) is applied here too,
-and checked once against the model's own logits, so that an unknown family is refused rather than sampled wrongly.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liquid_mm.errors import UserError
+from liquid_mm.head import LogitRule, gives_own_logits
 
 
 class Head:
@@ -30,34 +28,26 @@ class Head:
     """
 
     def __init__(self, llm: Any, probe: int) -> None:
-        config = llm.config.get_text_config()
         self._module = llm.get_output_embeddings()
         # A head that is quantised or wrapped by an adapter has no plain rows: it is then run whole.
-        self._has_rows = type(self._module) is nn.Linear and self._module.weight.is_floating_point()
-        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._scale = getattr(config, "logit_scale", None) or 1.0
-        self._divisor = getattr(config, "logits_scaling", None) or 1.0
-        self._check(llm, probe)
+        weight = self._module.weight
+        self._has_rows = type(self._module) is nn.Linear and type(weight) in (Tensor, nn.Parameter)
+        self._rule = LogitRule.of(llm)
+        with torch.inference_mode():
+            ids = torch.tensor([probe], device=llm.device)
+            size = llm.get_input_embeddings().weight.shape[0]
+            if not gives_own_logits(llm, lambda hidden: self(hidden, range(size)), ids):
+                raise UserError(
+                    f"the family {llm.config.model_type!r} changes its logits after the head in an unknown way: "
+                    "generation with it is not supported."
+                )
 
     def __call__(self, hidden: Tensor, span: range) -> Tensor:
         """Logits (B, len(span)) of the ids in `span` from final hidden states (B, D)."""
         rows = slice(span.start, span.stop)
         if self._has_rows:
             bias = self._module.bias
-            logits = functional.linear(hidden, self._module.weight[rows], None if bias is None else bias[rows])
+            products = functional.linear(hidden, self._module.weight[rows], None if bias is None else bias[rows])
         else:
-            logits = self._module(hidden)[:, rows]
-        logits = logits * self._scale / self._divisor if self._scale != self._divisor else logits
-        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
-
-    @torch.inference_mode()
-    def _check(self, llm: Any, probe: int) -> None:
-        ids = torch.tensor([[probe]], device=llm.device)
-        hidden = llm.base_model(ids, use_cache=False).last_hidden_state[:, -1]
-        expected = llm(ids, use_cache=False).logits[:, -1].float()
-        actual = self(hidden, range(expected.shape[-1])).float()
-        if (actual - expected).abs().max() > 0.02 * expected.abs().max():
-            raise UserError(
-                f"the family {llm.config.model_type!r} changes its logits after the head in an unknown way: "
-                "generation with it is not supported."
-            )
+            products = self._module(hidden)[:, rows]
+        return self._rule(products)

@@ -5,17 +5,19 @@
     model.generate_text("", images=["photo.jpg"])                       a caption
     model.generate_text("Once upon a time")                             a continuation
     model.chat([{"role": "user", "content": "Draw a red apple."}])      text and pictures, as the model chooses
+    model.edit_image("photo.jpg", "at night", keep=(0, 0, 512, 256))    the rest of a picture drawn anew
 
-Everything here is translation: arguments to records, records to ids by the one renderer, ids through the one engine,
-and what comes back to text and pixels.
+Everything here is translation: arguments to requests (`prompting`), requests through the one engine, and what comes
+back to text and pixels.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +27,17 @@ from PIL import Image
 from liquid_mm.checkpoint import Checkpoint, load_checkpoint
 from liquid_mm.errors import UserError
 from liquid_mm.generate.engine import Engine
-from liquid_mm.generate.grammar import ImageTask, Part, TextTask
-from liquid_mm.generate.guidance import is_guided
+from liquid_mm.generate.fingerprint import weights_fingerprint
+from liquid_mm.generate.grammar import Part
 from liquid_mm.generate.images import GeneratedImage
-from liquid_mm.generate.messages import to_chat
-from liquid_mm.generate.request import OnEvent, Request
+from liquid_mm.generate.prompting import ImageLike, Keep, Messages, Prompting, Size, pick_seed
+from liquid_mm.generate.request import OnEvent, Request, Result
 from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.stream import Stream, StreamEvent
 from liquid_mm.vocab.prompts import Renderer
-from liquid_mm.vocab.records import Chat, ImageToText, Message, Record, Rendered, Text, TextToImage
+from liquid_mm.vocab.records import Record, Rendered, Text
 from liquid_mm.vocab.text import TextEncoder
 from liquid_mm.vocab.vocabulary import Grid
-
-Size = tuple[int, int]
-ImageLike = Image.Image | str | Path
-Messages = Sequence[Mapping[str, Any]]
 
 
 def load(
@@ -67,6 +66,13 @@ class LiquidModel:
     Args:
         checkpoint: the parts, as `load_checkpoint` gives them.
         max_batch: most sequences computed at once; a guided picture takes two. More requests wait their turn.
+
+    Attributes:
+        engine: runs requests; safe to share between threads, see there.
+        prompting: makes requests, for `submit`.
+
+    Raises:
+        UserError: generation does not know this family of language models.
     """
 
     def __init__(self, checkpoint: Checkpoint, max_batch: int = 16) -> None:
@@ -74,6 +80,7 @@ class LiquidModel:
         self.vocabulary = checkpoint.vocabulary
         self.renderer = Renderer(checkpoint.tokenizer, checkpoint.vocabulary)
         self.engine = Engine(checkpoint.llm, checkpoint.vocabulary, max_batch)
+        self.prompting = Prompting(checkpoint, self.renderer)
         self._text = TextEncoder(checkpoint.tokenizer)
 
     def encode_images(self, images: Sequence[Image.Image]) -> list[NDArray[np.int64]]:
@@ -137,11 +144,10 @@ class LiquidModel:
         prompts = _prompts(prompts)
         if images_per_prompt < 1:
             raise UserError(f"images_per_prompt is {images_per_prompt}: it must be 1 or more.")
-        stated = self._stated_size(size, size_prompt)
-        task = self._image_task(SamplingConfig(temperature, top_k, top_p, guidance_scale), size, stated)
-        wanted = [(prompt, _seed(seed, n)) for prompt in prompts for n in range(images_per_prompt)]
-        ids = {prompt: self._ids(TextToImage(prompt, size=stated)) for prompt in prompts}
-        results = self.engine.run([Request(ids[p], s, image=task) for p, s in wanted], on_event)
+        sampling = SamplingConfig(temperature, top_k, top_p, guidance_scale)
+        asked = {p: self.prompting.image(p, pick_seed(seed), sampling, size, size_prompt) for p in prompts}
+        wanted = [(prompt, pick_seed(seed, n)) for prompt in prompts for n in range(images_per_prompt)]
+        results = self.engine.run([dataclasses.replace(asked[p], seed=s) for p, s in wanted], on_event)
         grids = [result.codes for result in results]
         return [
             GeneratedImage(image, codes, prompt, drawn_seed)
@@ -174,10 +180,10 @@ class LiquidModel:
         Raises:
             UserError: a value is outside its range, an image cannot be read, or the prompt exceeds the context.
         """
+        record = self.prompting.text_record(prompt_or_messages, images)
         sampling = SamplingConfig(temperature, top_k, top_p)
-        record = self._text_record(prompt_or_messages, images)
-        task = TextTask(max_new_tokens, sampling, self.renderer.stop_ids)
-        (result,) = self.engine.run([Request(self._ids(record), _seed(seed), text=task)], on_event)
+        request = self.prompting.text(record, pick_seed(seed), sampling, max_new_tokens)
+        (result,) = self.engine.run([request], on_event)
         text = self._decode(result.ids)
         return text if isinstance(record, Text) else text.strip()
 
@@ -209,52 +215,82 @@ class LiquidModel:
         """
         if max_images < 0:
             raise UserError(f"max_images is {max_images}: it must be 0 or more.")
-        record = to_chat(messages, self.checkpoint.read_image)
-        drawn_seed = _seed(seed)
-        drawing = self._image_task(SamplingConfig(0.99, 4096, 0.96, guidance_scale), max_images=max_images)
-        writing = TextTask(max_new_tokens, SamplingConfig(temperature, None, top_p), self.renderer.stop_ids)
-        request = Request(self._ids(record), drawn_seed, image=drawing, text=writing)
+        record = self.prompting.to_chat(messages)
+        drawing = SamplingConfig(0.99, 4096, 0.96, guidance_scale)
+        writing = SamplingConfig(temperature, None, top_p)
+        request = self.prompting.chat(record, pick_seed(seed), writing, drawing, max_new_tokens, max_images)
         (result,) = self.engine.run([request], on_event)
         asked = "".join(part for part in record.messages[-1].parts if isinstance(part, str))
-        return [self._reply_part(part, asked, drawn_seed) for part in result.parts]
+        return [self._reply_part(part, asked, request.seed) for part in result.parts]
 
-    def _ids(self, record: Record) -> tuple[int, ...]:
-        return tuple(self.renderer.render(record).ids.tolist())
+    def edit_image(
+        self,
+        image: ImageLike,
+        prompt: str,
+        keep: Keep,
+        size: Size | None = None,
+        guidance_scale: float = 7.0,
+        temperature: float = 0.99,
+        top_k: int | None = 4096,
+        top_p: float = 0.96,
+        seed: int | None = None,
+        *,
+        on_event: OnEvent | None = None,
+    ) -> GeneratedImage:
+        """Keep a part of a picture and draw the rest, without retraining.
+
+        The model draws row by row: what is drawn follows from the prompt and from kept codes above and to the left of
+        it. Kept codes further on stay but do not influence it (see `generate.editing`).
+
+        Args:
+            image: a path or a PIL image, scaled and cut around its centre to `size`.
+            prompt: describes the whole picture.
+            keep: what stays: a box (left, top, right, bottom) in the pixels of `image`, or a mask of its size (a path
+                or a PIL image), white where it stays. A code stays where all its pixels do.
+            size: (width, height) of the result; None is the model's own resolution.
+            guidance_scale, temperature, top_k, top_p, seed, on_event: as in `generate_images`.
+
+        Raises:
+            UserError: a picture cannot be read, the box or mask does not fit it, nothing is left to draw, or a value is
+                outside its range.
+        """
+        sampling = SamplingConfig(temperature, top_k, top_p, guidance_scale)
+        request = self.prompting.edit(image, prompt, keep, pick_seed(seed), sampling, size)
+        (result,) = self.engine.run([request], on_event)
+        return GeneratedImage(self.decode_images([result.codes])[0], result.codes, prompt, request.seed)
+
+    def submit(
+        self, request: Request, on_event: Callable[[StreamEvent], None] | None = None, preview_rows: int = 0
+    ) -> Future[Result]:
+        """Queue a request and watch it; any thread may call this, and somebody has to call `engine.step`.
+
+        Args:
+            request: what `prompting` makes.
+            on_event: gets text pieces, pictures under way and how it ended (see `generate.stream`), in the thread that
+                steps the engine: it should hand them on and return.
+            preview_rows: rows of codes between two `ImageRows` of a picture; 0 is none.
+
+        Returns:
+            The future of the reply; `engine.cancel` gives it up.
+
+        Raises:
+            UserError: the request does not fit the model's context.
+        """
+        if on_event is None:
+            return self.engine.submit(request)
+        special = self._text.special_ids
+        stream = Stream(request, self.vocabulary, self._text.decode, special, on_event, preview_rows)
+        future = self.engine.submit(request, stream.feed)
+        future.add_done_callback(stream.end)
+        return future
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the weights, as they are loaded, and with the vocabulary."""
+        return weights_fingerprint(self.checkpoint)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([token for token in ids if token not in self._text.special_ids])
-
-    def _stated_size(self, size: Size | None, size_prompt: bool | None) -> Size | None:
-        """The size the prompt is to state, if any."""
-        own = self.vocabulary.resolution
-        width, height = size or own
-        state = (width, height) != own if size_prompt is None else size_prompt
-        return (width, height) if state else None
-
-    def _image_task(
-        self, sampling: SamplingConfig, size: Size | None = None, stated: Size | None = None, max_images: int = 1
-    ) -> ImageTask:
-        # The unconditional prompt states the size whenever the prompt does, as in training.
-        guided = is_guided(sampling.guidance_scale)
-        unconditional = self._ids(TextToImage("", size=stated, unconditional=True)) if guided else ()
-        return ImageTask(self.vocabulary.grid(size or self.vocabulary.resolution), sampling, unconditional, max_images)
-
-    def _text_record(self, prompt: str | Messages, images: Sequence[ImageLike]) -> Text | ImageToText | Chat:
-        if not isinstance(prompt, str):
-            if images:
-                raise UserError("with messages, put the images into the messages' content instead of `images`.")
-            return to_chat(prompt, self.checkpoint.read_image)
-        images = [images] if isinstance(images, str | Path | Image.Image) else images
-        grids = [self.checkpoint.read_image(image) for image in images]
-        if not grids:
-            if not prompt and self.vocabulary.bos is None:
-                raise UserError("the prompt is empty: this model needs some text to continue.")
-            return Text(prompt)
-        if prompt:
-            return Chat((Message("user", (*grids, prompt)),))
-        if len(grids) > 1:
-            raise UserError("a caption is of one image: ask a question about several, or caption one by one.")
-        return ImageToText(grids[0])
 
     def _reply_part(self, part: Part, prompt: str, seed: int) -> str | GeneratedImage:
         if isinstance(part, tuple):
@@ -268,7 +304,3 @@ def _prompts(prompts: Sequence[str]) -> list[str]:
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise UserError("prompts must be strings.")
     return prompts
-
-
-def _seed(seed: int | None, offset: int = 0) -> int:
-    return secrets.randbits(31) if seed is None else seed + offset

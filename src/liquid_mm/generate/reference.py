@@ -11,7 +11,7 @@ import torch
 
 from liquid_mm.generate.guidance import guide
 from liquid_mm.generate.request import Request, Result, Running
-from liquid_mm.generate.sampling import sample
+from liquid_mm.generate.sampling import SamplingConfig, draw, scale_temperature, top_k, top_p
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 
@@ -36,6 +36,13 @@ def generate(llm: Any, vocabulary: Vocabulary, request: Request) -> Result:
             allowed[choice.span.start : choice.span.stop] = True
             allowed[list(choice.excluded)] = False
             logits = logits.masked_fill(~allowed, -torch.inf)
-            token = int(sample(logits, state.grammar.sampling, torch.tensor([state.uniform()])))
+            token = int(choose(logits, state.grammar.sampling, torch.tensor([state.uniform()])))
         state.accept(token)
     return state.result()
+
+
+def choose(logits: torch.Tensor, config: SamplingConfig, uniform: torch.Tensor) -> torch.Tensor:
+    """One index per row of (B, V) logits, by sorting all of them: what `sampling.sample` must give."""
+    values, indices = top_k(scale_temperature(logits, config.temperature), config.top_k)
+    chosen = draw(top_p(values.softmax(-1), config.top_p), uniform.to(values.device))
+    return indices.gather(-1, chosen[:, None])[:, 0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from liquid_mm.errors import UserError
 from liquid_mm.generate.grammar import Grammar, ImageTask, Modality, Part, TextTask
 from liquid_mm.generate.guidance import is_guided
+from liquid_mm.generate.slots import Slot
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 
@@ -88,22 +90,35 @@ OnEvent = Callable[[Event], None]
 
 
 class Running:
-    """A request under way: the ids so far, its grammar, its own random numbers.
+    """A request under way: the ids so far, its grammar, its own random numbers, the rows it holds.
 
     Args:
         request: what is asked.
         vocabulary: the model's ids.
         context: positions the model has, or None.
-        index: its number among the requests of one call, for events.
+        index: a number for its events.
+        on_event: called for every id.
     """
 
-    def __init__(self, request: Request, vocabulary: Vocabulary, context: int | None, index: int = 0) -> None:
+    def __init__(
+        self,
+        request: Request,
+        vocabulary: Vocabulary,
+        context: int | None,
+        index: int = 0,
+        on_event: OnEvent | None = None,
+    ) -> None:
         request.check_fits(context)
-        self.request, self.index = request, index
+        self.request, self.index, self._on_event = request, index, on_event
         self.ids = list(request.prompt)
         room = None if context is None else context - len(request.prompt)
         self.grammar = Grammar(vocabulary, request.image, request.text, room)
         self._generator = torch.Generator().manual_seed(request.seed)
+        self.future: Future[Result] = Future()
+        self.error: Exception | None = None
+        self.cancelled = False
+        self.slots: list[Slot] = []
+        """None while it waits; then the row of its ids, and the unconditional one while it draws with guidance."""
 
     @property
     def done(self) -> bool:
@@ -111,10 +126,24 @@ class Running:
         return self.grammar.done
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more is to be computed for it."""
+        return self.done or self.cancelled or self.error is not None
+
+    @property
     def guided(self) -> bool:
         """Whether the next id is chosen against an unconditional row."""
-        drawing = not self.done and self.grammar.modality == "image" and self.grammar.forced is None
-        return drawing and is_guided(self.grammar.sampling.guidance_scale)
+        return self.grammar.drawing and is_guided(self.grammar.sampling.guidance_scale)
+
+    @property
+    def rows(self) -> int:
+        """How many rows its next id needs."""
+        return 0 if self.over else 1 + self.guided
+
+    @property
+    def seated(self) -> bool:
+        """Whether it has those rows."""
+        return len(self.slots) == self.rows
 
     @property
     def unconditional(self) -> list[int]:
@@ -127,13 +156,31 @@ class Running:
         return torch.rand((), generator=self._generator).item()
 
     def accept(self, token: int) -> Event:
-        """Add the next id."""
+        """Add the next id, to every row it has, and tell of it."""
         modality = self.grammar.modality
         self.ids.append(token)
+        for slot in self.slots[1:]:
+            slot.ids.append(token)
         self.grammar.accept(token)
-        return Event(self.index, token, modality, self.done)
+        event = Event(self.index, token, modality, self.done)
+        if self._on_event:
+            self._on_event(event)
+        return event
+
+    def accept_forced(self) -> None:
+        """Add the ids that must come next, if any, without asking the model."""
+        while not self.over and (token := self.grammar.forced) is not None:
+            self.accept(token)
 
     def result(self) -> Result:
         """The finished reply."""
         assert self.done
         return Result(tuple(self.grammar.parts))
+
+    def hand_over(self) -> None:
+        """Fulfil the future, unless it was cancelled."""
+        if self.future.set_running_or_notify_cancel():
+            if self.error is not None:
+                self.future.set_exception(self.error)
+            else:
+                self.future.set_result(self.result())

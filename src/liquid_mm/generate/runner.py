@@ -1,12 +1,10 @@
-"""The device side of generation: rows of different lengths through the model, with a key/value cache.
+"""The device side of generation: some tokens of some rows through the model, against what those rows hold already.
 
-    rows, left-padded      _ _ 5 6 7        mask       0 0 1 1 1       positions  0 0 0 1 2
-                           1 2 3 4 7                   1 1 1 1 1                  0 1 2 3 4
+    forward(rows=[0, 3], ids=[[5, 6, 7], [9]], starts=[0, 12])       prefill: row 0 from its beginning, row 3 from 12
+    forward(rows=[0, 1, 2], ids=[[8], [4], [4]], starts=[3, 13, 7])  a step: one token for each row
 
-Padding is masked and positions count from the first real id, so a row gets what it would get alone. The cache classes
-are transformers' own, chosen from the model's configuration, so that sliding-window layers keep only their window.
-
-Verbs: construct (prefill), `decode_one`, `keep`. `hidden` always holds the final hidden state after each row's last id.
+A short row is padded by repeating its last token at its last position: it is computed twice and changes nothing. For
+the same reason a row may be fed a token it has been fed before, as when its request waits while others go on.
 """
 
 from __future__ import annotations
@@ -16,48 +14,111 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+from liquid_mm.errors import UserError
+from liquid_mm.generate.cache import SlotCache
 
 
-class Batch:
-    """Rows that advance together.
+class Masks:
+    """Which columns a token sees, in the form its family takes: one mask for all layers, or one for each kind of layer.
 
-    Args:
-        llm: Hugging Face causal LM.
-        rows: ids of each row, of any lengths.
-        pad: id to pad with.
+    Raises:
+        UserError: the family has layers of a kind that is not known here.
     """
 
-    def __init__(self, llm: Any, rows: Sequence[Sequence[int]], pad: int) -> None:
-        self._llm = llm
-        self._cache = DynamicCache(config=llm.config)
-        longest = max(map(len, rows))
-        ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=llm.device)
-        lengths = torch.tensor([len(row) for row in rows], device=llm.device)
-        columns = torch.arange(longest, device=llm.device)
-        self._mask = (columns >= longest - lengths[:, None]).long()
-        self.hidden = self._forward(ids, (self._mask.cumsum(-1) - 1).clamp(min=0))
-        self._lengths = lengths
+    def __init__(self, llm: Any) -> None:
+        self._config = llm.config.get_text_config()
+        self._dtype: torch.dtype = llm.dtype
+        self._window: int | None = getattr(self._config, "sliding_window", None)
+        kinds = getattr(self._config, "layer_types", None)
+        if unknown := set(kinds or ()) - {"full_attention", "sliding_attention"}:
+            raise UserError(
+                f"the family {llm.config.model_type!r} has layers of the kind {', '.join(sorted(unknown))}: generation "
+                "knows full and sliding attention."
+            )
+        by_kind = {"full_attention": None, "sliding_attention": self._window}
+        self._windows = {kind: by_kind[kind] for kind in sorted(set(kinds))} if kinds else None
 
-    def decode_one(self, tokens: Sequence[int]) -> None:
-        """Append one id to every row."""
-        ids = torch.tensor(tokens, device=self._llm.device)[:, None]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self.hidden = self._forward(ids, self._lengths[:, None])
-        self._lengths = self._lengths + 1
+    def __call__(self, positions: Tensor, columns: int) -> Tensor | dict[str, Tensor]:
+        """For tokens at `positions` (R, T): masks (R, 1, T, columns)."""
+        positions = positions[:, None, :, None]
+        if self._windows is None:
+            return self._mask(positions, columns, self._window)
+        return {kind: self._mask(positions, columns, window) for kind, window in self._windows.items()}
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
-        index = torch.tensor(rows, device=self._llm.device)
-        self._cache.batch_select_indices(index)
-        self._mask, self._lengths, self.hidden = self._mask[index], self._lengths[index], self.hidden[index]
+    def _mask(self, positions: Tensor, columns: int, window: int | None) -> Tensor:
+        column = torch.arange(columns, device=positions.device)
+        seen = column <= positions
+        if window is not None:
+            seen &= column > positions - window
+        if self._config._attn_implementation != "eager":
+            return seen
+        # Attention written out adds its mask to the scores; every other implementation takes what is seen.
+        hidden = torch.finfo(self._dtype).min
+        return torch.zeros_like(seen, dtype=self._dtype).masked_fill_(~seen, hidden)
 
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+
+class Runner:
+    """Runs a Hugging Face causal LM on rows of a cache.
+
+    Args:
+        llm: the model.
+        context: positions it has, or None.
+    """
+
+    def __init__(self, llm: Any, context: int | None) -> None:
+        self._llm, self._context = llm, context
+        self._masks = Masks(llm)
+        self.clear()
+
+    def forward(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """Append tokens to rows.
+
+        Args:
+            rows: R different row numbers.
+            ids: for each at least one token.
+            starts: for each the position of its first token; the row holds all before it.
+
+        Returns:
+            (R, D) last hidden state of each row's last token.
+        """
+        longest = max(map(len, ids))
+        tokens = [[*row, *[row[-1]] * (longest - len(row))] for row in ids]
+        ends = [start + len(row) for start, row in zip(starts, ids, strict=True)]
+        places = [[min(start + i, end - 1) for i in range(longest)] for start, end in zip(starts, ends, strict=True)]
+        positions = torch.tensor(places, device=self._llm.device)
+        columns = self._cache.aim(list(rows), positions, needed=max(ends))
         hidden: Tensor = self._llm.base_model(
-            input_ids=ids,
-            attention_mask=self._mask,
+            input_ids=torch.tensor(tokens, device=self._llm.device),
+            attention_mask=self._masks(positions, columns),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
         return hidden[:, -1]
+
+    def copy(self, source: int, target: int, columns: int) -> None:
+        """Give row `target` what row `source` holds of its first `columns` tokens."""
+        self._cache.copy(source, target, columns)
+
+    def clear(self) -> None:
+        """Drop what all rows hold, and its memory."""
+        self._cache = SlotCache(self._context)
+
+    @torch.inference_mode()
+    def check(self, ids: Sequence[int]) -> None:
+        """Compare `forward` with the model's own forward pass on two or more `ids`.
+
+        Raises:
+            UserError: they differ, as in a family that treats positions or masks in a way not known here.
+        """
+        self.forward([1], [ids[:-1]], [0])
+        actual = self.forward([1], [ids[-1:]], [len(ids) - 1])[0].float()
+        whole = torch.tensor([list(ids)], device=self._llm.device)
+        expected = self._llm.base_model(input_ids=whole, use_cache=False).last_hidden_state[0, -1].float()
+        # Generous, for in half precision the two round differently; a wrong position or mask is off by more.
+        if (actual - expected).abs().max() > 0.1 * expected.abs().max():
+            raise UserError(
+                f"the family {self._llm.config.model_type!r} treats positions or attention masks in an unknown way: "
+                "generation with it is not supported."
+            )

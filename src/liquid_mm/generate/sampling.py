@@ -7,8 +7,9 @@
     draw with 0.95    -> id 1                0.95 · (0.867 + 0.117) falls in the second of them
 
 Candidates stay sorted from the second step on, so choosing is one comparison with a running sum and needs exactly one
-random number per id. That number comes from the request's own generator on the CPU: what a seed draws depends neither
-on the device nor on what shares the batch.
+random number per id. Where top-k keeps all, not all are sorted: nearly always the likeliest thousand hold what top-p
+keeps, or the drawn id, and the sum over all gives their probabilities. The random number comes from the request's own
+generator on the CPU: what a seed draws depends neither on the device nor on what shares the batch.
 
 Shapes: B rows, V ids to choose from, K candidates kept.
 """
@@ -21,6 +22,9 @@ import torch
 from torch import Tensor
 
 from liquid_mm.errors import UserError
+
+CANDIDATES = 1024
+"""Without top-k so many ids are sorted first, and eight times as many whenever the draw falls behind them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +74,40 @@ def top_p(probabilities: Tensor, p: float) -> Tensor:
     return probabilities.masked_fill(before >= p, 0.0)
 
 
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Which candidate `uniform` (B,), in [0, 1), falls on among sorted weights (B, K) of any total: indices (B,)."""
-    running = probabilities.cumsum(-1)
-    below = (running <= uniform[:, None].to(running) * running[:, -1:]).sum(-1)
+def draw(weights: Tensor, uniform: Tensor, total: Tensor | None = None) -> Tensor:
+    """Which candidate `uniform` (B,), in [0, 1), falls on among sorted weights (B, K): indices (B,).
+
+    `total` (B,) is what the weights sum to where not all of them are given; the draw must fall on one that is.
+    """
+    running = weights.cumsum(-1)
+    total = running[:, -1] if total is None else total
+    below = (running <= (uniform.to(running) * total)[:, None]).sum(-1)
     # Rounding may carry the product up to the total itself; the last candidate with any weight is meant then.
-    return torch.minimum(below, (probabilities > 0).sum(-1) - 1)
+    return torch.minimum(below, (weights > 0).sum(-1) - 1)
 
 
 def sample(logits: Tensor, config: SamplingConfig, uniform: Tensor) -> Tensor:
-    """One index per row of (B, V) logits: temperature, top-k, top-p, draw. `uniform` is (B,), in [0, 1)."""
-    values, indices = top_k(scale_temperature(logits, config.temperature), config.top_k)
-    chosen = draw(top_p(values.softmax(-1), config.top_p), uniform.to(values.device))
+    """One index per row of (B, V) logits: temperature, top-k, top-p, draw. `uniform` is (B,), in [0, 1).
+
+    The same as sorting everything (`reference.choose`), but only as many candidates are sorted as the draws can reach.
+    """
+    scaled, uniform = scale_temperature(logits, config.temperature), uniform.to(logits.device)
+    size = scaled.shape[-1]
+    if config.top_k is not None and config.top_k < size:
+        values, indices = top_k(scaled, config.top_k)
+        chosen = draw(top_p(values.softmax(-1), config.top_p), uniform)
+        return indices.gather(-1, chosen[:, None])[:, 0]
+    log_total = scaled.logsumexp(-1, keepdim=True)
+    # With top-p, all ids that it keeps have to be among the candidates; without, those up to the drawn one.
+    needed = torch.full_like(log_total, config.top_p) if config.top_p < 1 else uniform[:, None].to(log_total)
+    count = min(CANDIDATES, size)
+    while True:
+        values, indices = top_k(scaled, count)
+        probabilities = (values - log_total).exp()
+        if count == size or bool((probabilities.sum(-1, keepdim=True) > needed).all()):
+            break
+        count = min(8 * count, size)
+    kept = top_p(probabilities, config.top_p)
+    total = kept.sum(-1) if config.top_p < 1 or count == size else torch.ones_like(log_total[:, 0])
+    chosen = draw(kept, uniform, total)
     return indices.gather(-1, chosen[:, None])[:, 0]

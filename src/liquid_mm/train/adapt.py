@@ -26,6 +26,7 @@ from liquid_mm.train.attention import NAME, Documents
 from liquid_mm.train.config import LoraSettings, TrainConfig
 from liquid_mm.train.lora import fuse
 from liquid_mm.train.loss import Head, TokenStats, backbone, check_head, fused_loss
+from liquid_mm.train.shards import held, whole
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 
@@ -47,7 +48,8 @@ class TrainableRows(nn.Module):
         embedding: Any = llm.get_input_embeddings()  # type: ignore[operator]
         head: Any = llm.get_output_embeddings()  # type: ignore[operator]
         self.tied = head.weight is embedding.weight
-        self._tables = [embedding.weight] if self.tied else [embedding.weight, head.weight]
+        # In a list, so that they are not parts of this module too; their parameters change when they are sharded.
+        self._holders = [embedding] if self.tied else [embedding, head]
         device = embedding.weight.device
         self.ids: Tensor
         self.row_of: Tensor
@@ -55,7 +57,7 @@ class TrainableRows(nn.Module):
         row_of = torch.full((len(embedding.weight),), -1, device=device)
         row_of[self.ids] = torch.arange(len(row_ids), device=device)
         self.register_buffer("row_of", row_of, persistent=False)
-        masters = [nn.Parameter(table.detach()[self.ids].float()) for table in self._tables]
+        masters = [nn.Parameter(holder.weight.detach()[self.ids].float()) for holder in self._holders]
         self.embedding = masters[0]
         self.head = masters[-1]
         embedding.register_forward_hook(self._route)
@@ -79,8 +81,11 @@ class TrainableRows(nn.Module):
     @torch.no_grad()
     def write(self) -> None:
         """Put the masters' values into the tables; call after every change of the masters."""
-        for table, master in zip(self._tables, self.masters, strict=True):
-            table[self.ids] = master.to(table.dtype)
+        for holder, master in zip(self._holders, self.masters, strict=True):
+            table, first = held(holder.weight)
+            rows = self.ids - first  # negative or beyond the end where another process holds a row
+            here = (rows >= 0) & (rows < len(table))
+            table[rows[here]] = whole(master)[here].to(table.dtype)
 
 
 class Learner(nn.Module):
@@ -97,6 +102,7 @@ class Learner(nn.Module):
     def __init__(self, llm: Any, vocabulary: Vocabulary, config: TrainConfig) -> None:
         super().__init__()
         self.z_loss = config.z_loss
+        self.vocabulary = vocabulary
         self.row_ids = new_row_ids(vocabulary)
         check_head(llm)
         llm.requires_grad_(config.method == "full")
@@ -112,6 +118,10 @@ class Learner(nn.Module):
         if llm.config._attn_implementation == "sdpa":
             llm.set_attn_implementation(NAME)
         self.llm: Any = llm
+        self.compiled = config.compile
+        if config.compile:
+            for block in self.blocks():
+                block.compile()
 
     def forward(
         self, ids: Tensor, positions: Tensor, where: Tensor, targets: Tensor, documents: Documents | None = None
@@ -131,6 +141,7 @@ class Learner(nn.Module):
             The summed loss and N positions' statistics.
         """
         grouped = documents is not None and self.llm.config._attn_implementation == NAME
+        grouped = grouped and not self.compiled  # documents differ in every batch: each would be compiled anew
         arguments = {"documents": documents} if grouped else {}
         output = backbone(self.llm)(input_ids=ids, position_ids=positions, use_cache=False, **arguments)
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, where)
@@ -142,6 +153,10 @@ class Learner(nn.Module):
             rows=None if self.rows is None else self.rows.head,
             row_ids=None if self.rows is None else self.rows.ids,
         )
+
+    def blocks(self) -> list[nn.Module]:
+        """The model's layers, in order."""
+        return blocks_of(self.llm)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What the optimiser moves, by name."""
@@ -188,6 +203,12 @@ class Learner(nn.Module):
         for parameter in llm.parameters():
             parameter.data = parameter.data.to(dtype)
         return llm
+
+
+def blocks_of(llm: Any) -> list[nn.Module]:
+    """The layers of a Hugging Face causal LM, in order: what is never split between devices."""
+    names = set(llm._no_split_modules or ())
+    return [module for module in llm.modules() if type(module).__name__ in names]
 
 
 def _insert_lora(llm: Any, settings: LoraSettings) -> Any:

@@ -1,29 +1,40 @@
 """A run's checkpoints: everything needed to go on as if nothing had happened.
 
     RUN/checkpoints/step-00000500/
-        trained.safetensors    the trained parameters, float32 (what is frozen is in the model the run started from)
-        state.pt               AdamW's moments, each process's random state, the meter's sums since the last report
-        progress.json          {"step": 500, "tokens": …, "data": where the data stand}
+        __0_0.distcp, .metadata   tensors, as `torch.distributed.checkpoint` shards them: trained parameters (what is
+                                  frozen is in the model the run started from), AdamW's moments, sums since the last
+                                  report, random states; one file for each process
+        progress.json             {"step": 500, "tokens": …, "data": where the data stand}
+        sha256.json               a hash of each file above, compared on loading
 
-A folder is written beside and renamed, so one that exists is complete.
+Tensors are copied, then written in the background while training goes on. The folder is written under another name and
+renamed when all of it is on the disk, so one that exists is complete. A checkpoint of any number of processes can be
+read by any other number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir, read_json, write_json
+from liquid_mm.files import disk_errors, read_json, write_json
+from liquid_mm.train.engine import Engine
+from liquid_mm.vocab.base import file_sha256
+
+PROGRESS, HASHES = "progress.json", "sha256.json"
 
 
 @dataclasses.dataclass
@@ -31,51 +42,137 @@ class Progress:
     """How far a run has come; JSON-serialisable.
 
     Args:
-        step: optimiser steps taken.
+        step: optimiser steps taken, skipped ones included.
         tokens: tokens read, padding not counted.
         data: state of the data iterator.
+        mean_loss: running mean of the steps' losses, for the detection of jumps.
+        world: number of processes that wrote the checkpoint.
     """
 
     step: int = 0
     tokens: int = 0
     data: Any = None
+    mean_loss: float | None = None
+    world: int = 1
 
 
-class State(TypedDict):
-    """Tensors that are not weights.
+class Checkpointer:
+    """Writes checkpoints below one folder, one at a time.
 
-    Keys:
-        optimizer: its `state_dict`.
-        rng: `random_state` of each process, by rank.
-        sums: of the meter, over all processes, since the last report.
+    Args:
+        root: where they lie.
+        engine: all its processes write together.
+        keep: how many of the latest stay.
     """
 
-    optimizer: dict[str, Any]
-    rng: list[list[Tensor]]
-    sums: Tensor
+    def __init__(self, root: Path, engine: Engine, keep: int) -> None:
+        self.root, self.engine, self.keep = root, engine, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Start writing a checkpoint; what `tensors` hold now is what it will hold.
+
+        Raises:
+            UserError: the disk is full (this checkpoint does not fit, or the one before could not be written).
+        """
+        self.wait()
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        self._check_space(tensors)
+        copies = {name: _copy(tensor) for name, tensor in tensors.items()}
+        progress = dataclasses.replace(progress, world=self.engine.world)
+        self._writing = self._thread.submit(self._write, progress, copies)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        error = writing.exception()
+        others = self.engine.gather(None if error is None else str(error))
+        if error is not None:
+            raise error
+        for message in filter(None, others):
+            raise UserError(f"another process could not write its part of a checkpoint: {message}")
+
+    def check(self) -> None:
+        """Raise what went wrong in the background so far; several processes learn it at the next checkpoint."""
+        if self.engine.world == 1 and self._writing is not None and self._writing.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Let the last checkpoint be finished."""
+        self._thread.shutdown()
+
+    def load(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Fill `tensors` in place from a checkpoint, whatever number of processes wrote it.
+
+        Raises:
+            UserError: it is damaged, or of another model.
+        """
+        damaged = [name for names in self.engine.gather(self._damaged(folder)) for name in names]
+        if damaged:
+            raise unreadable(folder, f"{', '.join(damaged)} changed since it was written")
+        try:
+            with _single_process_is_meant():
+                dcp.load(tensors, checkpoint_id=folder, process_group=self.engine.background)
+        except CheckpointException as error:
+            raise unreadable(folder, str(_cause(error))) from error
+
+    def _damaged(self, folder: Path) -> list[str]:
+        """Files whose hash is not the one noted, looked at by this process; all share the work."""
+        hashes = read_json(folder / HASHES)
+        names = sorted(hashes)[self.engine.rank :: self.engine.world]
+        return [name for name in names if not (folder / name).is_file() or file_sha256(folder / name) != hashes[name]]
+
+    def _check_space(self, tensors: Mapping[str, Tensor]) -> None:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())  # of all processes
+        free = shutil.disk_usage(self.root).free
+        (short,) = self.engine.total([free < needed])
+        if short:
+            raise UserError(
+                f"the disk is full: a checkpoint in {self.root} takes {needed / 2**30:.2f} GiB and {free / 2**30:.2f} "
+                f"GiB are free. Earlier checkpoints are intact: free some space, then resume."
+            )
+
+    def _write(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        folder = self.root / f"step-{progress.step:08d}"
+        part = self.root / f".{folder.name}.part"
+        try:
+            with disk_errors(folder):
+                if self.engine.is_main:
+                    shutil.rmtree(part, ignore_errors=True)
+                try:
+                    with _single_process_is_meant():
+                        writer = dcp.FileSystemWriter(part)
+                        dcp.save(tensors, storage_writer=writer, process_group=self.engine.background)
+                except CheckpointException as error:
+                    raise _cause(error) from error
+                # `dcp.save` returns on the first process when all have written.
+                if self.engine.is_main:
+                    write_json(part / PROGRESS, dataclasses.asdict(progress))
+                    hashes = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+                    write_json(part / HASHES, hashes)
+                    if folder.exists():  # saved at this step before, then resumed from it
+                        shutil.rmtree(folder)
+                    part.rename(folder)
+                    prune(self.root, self.keep)
+        finally:
+            if self.engine.is_main:
+                shutil.rmtree(part, ignore_errors=True)
 
 
-def save(root: Path, progress: Progress, trained: Mapping[str, Tensor], state: State) -> Path:
-    """Write one checkpoint below `root` and return its folder."""
-    folder = root / f"step-{progress.step:08d}"
-    with atomic_dir(folder, overwrite=True) as part:
-        save_file({name: value.detach().contiguous() for name, value in trained.items()}, part / "trained.safetensors")
-        torch.save(state, part / "state.pt")
-        write_json(part / "progress.json", dataclasses.asdict(progress))
-    return folder
-
-
-def load(folder: Path) -> tuple[Progress, dict[str, Tensor], State]:
-    """Read what `save` wrote, tensors on the CPU."""
+def read_progress(folder: Path) -> Progress:
+    """How far the run had come when the checkpoint in `folder` was written."""
     try:
-        progress = Progress(**read_json(folder / "progress.json"))
-        state: State = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        return progress, load_file(folder / "trained.safetensors"), state
-    except (OSError, EOFError, RuntimeError, TypeError, UnpicklingError) as error:
-        raise UserError(
-            f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}): "
-            f"remove it to resume from the one before."
-        ) from error
+        return Progress(**read_json(folder / PROGRESS))
+    except TypeError as error:
+        raise unreadable(folder, str(error)) from error
 
 
 def checkpoints(root: Path) -> list[Path]:
@@ -89,13 +186,39 @@ def prune(root: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
+def unreadable(folder: Path, why: str) -> UserError:
+    """The error of a checkpoint that cannot be resumed from."""
+    return UserError(f"checkpoint {folder} cannot be read ({why}): remove it to resume from the one before.")
+
+
 def random_state() -> list[Tensor]:
     """This process's random generators: the CPU's, then each GPU's."""
     return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
 
 
-def set_random_state(state: list[Tensor]) -> None:
+def set_random_state(state: Iterable[Tensor]) -> None:
     """Undo every draw since `random_state`."""
-    torch.set_rng_state(state[0])
+    cpu, *devices = state
+    torch.set_rng_state(cpu)
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state[1:])
+        torch.cuda.set_rng_state_all(devices)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in the CPU's memory, spread over the processes as `tensor` is."""
+    tensor = tensor.detach()
+    return tensor.clone() if tensor.device.type == "cpu" else tensor.to("cpu")
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What went wrong in the first of the processes where something did."""
+    first: BaseException = next(iter(error.failures.values()))[0]
+    return first
+
+
+@contextlib.contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    """Keep torch from saying at each checkpoint that there is only one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield

@@ -9,18 +9,25 @@
     new_rows_lr: 2.0e-3
 
 One optimiser step reads `data.batch_size × grad_accum` rows over all processes, so a recipe means the same on any
-number of them.
+number of them. How these rows and the model's parameters are shared out may depend on how many there are:
+
+    layouts:
+      8:  {shard: 8, rows: 4, activation_checkpointing: true}
+      64: {shard: 8, rows: 16}       # 8 copies of the model, each spread over 8 GPUs
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from liquid_mm.config import Config
 from liquid_mm.data.config import MixtureConfig
+from liquid_mm.errors import UserError
+
+Shard = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
 class ScheduleConfig(Config):
@@ -54,6 +61,32 @@ class LoraSettings(Config):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
+class LayoutConfig(Config):
+    """How a run is spread over a certain number of processes.
+
+    Args:
+        shard: processes that share one copy of the parameters; see `TrainConfig`.
+        rows: rows a process computes at once; batch size and gradient accumulation follow.
+        activation_checkpointing: None: as the recipe says.
+    """
+
+    shard: Shard
+    rows: Annotated[int, Field(ge=1)]
+    activation_checkpointing: bool | None = None
+
+
+class ArchitectureConfig(Config):
+    """The shape of the model, for `liquid train --plan` before there is a checkpoint to look at.
+
+    Args:
+        base: the language model's `config.json`, its `model_type` and sizes at least.
+        new_rows: image codes and whatever else is added to its vocabulary.
+    """
+
+    base: dict[str, Any]
+    new_rows: Annotated[int, Field(ge=0)] = 8192
+
+
 class TrainConfig(Config):
     """One training run.
 
@@ -70,6 +103,18 @@ class TrainConfig(Config):
         clip: largest gradient norm, or None.
         precision: `bf16` computes in bfloat16 while what is trained stays in float32.
         z_loss: weight of logsumexp², which keeps logits from drifting.
+        activation_checkpointing: compute activations twice instead of keeping them.
+        compile: run each layer through `torch.compile`.
+        shard: processes that share one copy of parameters and optimiser state (FSDP2), or `all`; groups of that size
+            are copies of each other (HSDP).
+        layouts: by number of processes, what to use instead of `shard`, `data.batch_size` and `grad_accum`, whose
+            product of the last two, the rows of a step, stays as it is.
+        architecture: for `--plan` where `model` does not exist yet.
+        peak_flops: dense bfloat16 FLOP/s of one device, for MFU; None: looked up, where the device is known.
+        on_bad_step: what to do where the loss or gradient is not finite, or the loss jumps: `stop`, or `skip` its
+            update and go on. Either way the batch is described in `RUN/bad/`.
+        spike: a loss of over this many times its running mean counts as a jump; None: none does.
+        trackers: where metrics and samples go besides `RUN/metrics.jsonl` and `RUN/report.html`.
         validate_batches: most batches one validation reads; None reads them all.
         log_every, save_every, validate_every, sample_every: in steps; None switches the last three off.
         adapter_base: the base `model` was extended from, as `liquid extend` takes it; a LoRA or rows run then also
@@ -94,6 +139,14 @@ class TrainConfig(Config):
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["bf16", "fp32"] = "bf16"
     activation_checkpointing: bool = False
+    compile: bool = False
+    shard: Shard = 1
+    layouts: dict[Annotated[int, Field(ge=1)], LayoutConfig] = Field(default_factory=dict)
+    architecture: ArchitectureConfig | None = None
+    peak_flops: Annotated[float | None, Field(gt=0)] = None
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    spike: Annotated[float | None, Field(gt=1)] = None
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ("tensorboard",)
     adapter_base: str | None = None
     seed: int = 0
     log_every: Annotated[int, Field(ge=1)] = 10
@@ -108,3 +161,35 @@ class TrainConfig(Config):
         if self.adapter_base is not None and self.method == "full":
             raise ValueError("adapter_base is for method lora or rows: after full training all weights differ.")
         return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimiser step, over all processes."""
+        return self.data.batch_size * self.grad_accum
+
+    def on(self, world: int) -> TrainConfig:
+        """These settings as they are on `world` processes.
+
+        Raises:
+            UserError: the rows of a step, or the processes, cannot be shared out so.
+        """
+        config = self
+        if layout := self.layouts.get(world):
+            together = world * layout.rows
+            if self.rows_per_step % together:
+                raise UserError(
+                    f"layouts.{world}: {world} processes of {layout.rows} rows make {together} at once, which does not "
+                    f"divide the {self.rows_per_step} rows of a step (data.batch_size × grad_accum)."
+                )
+            changes: dict[str, Any] = {
+                "shard": layout.shard,
+                "grad_accum": self.rows_per_step // together,
+                "data": self.data.model_copy(update={"batch_size": together}),
+            }
+            if layout.activation_checkpointing is not None:
+                changes["activation_checkpointing"] = layout.activation_checkpointing
+            config = self.model_copy(update=changes)
+        shard = world if config.shard == "all" else config.shard
+        if world % shard:
+            raise UserError(f"shard {shard}: {world} processes do not form whole groups of that many.")
+        return config.model_copy(update={"shard": shard})

@@ -1,21 +1,34 @@
 """Devices and processes, so that the loop need not know of them. The only importer of accelerate.
 
 Started alone, under `torchrun` or under `accelerate launch`, each process makes one `Engine`; on CPU several processes
-talk over gloo. Parameters stay in float32; `precision="bf16"` makes products in bfloat16 by autocast.
+talk over gloo. How they share the model is one number:
+
+    8 processes, shard 1      8 whole copies, gradients averaged (DDP)
+    8 processes, shard 8      one copy, each process holds an eighth of parameters, gradients and moments (FSDP2)
+    8 processes, shard 4      2 copies of 4 parts (HSDP)
+
+Trained parameters stay in float32; `precision="bf16"` makes products in bfloat16, by autocast and, where parameters are
+gathered from several processes, by gathering them in that type.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from liquid_mm.errors import UserError
+from liquid_mm.train.shards import whole
 
 
 class Engine:
@@ -23,21 +36,30 @@ class Engine:
 
     Args:
         precision: type of matrix products.
+        shard: processes that share one copy of the model; divides their number.
     """
 
-    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32") -> None:
+    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32", shard: int = 1) -> None:
         # No buffer changes in training, and autocast is ours: accelerate's would convert every output to float32.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         # Only when told to compute on the CPU does accelerate look for other processes there.
         no_accelerator = not torch.accelerator.is_available()
         self._accelerator: Any = Accelerator(cpu=no_accelerator, mixed_precision="no", kwargs_handlers=[wrapping])
-        expected = int(os.environ.get("WORLD_SIZE", 1))
+        expected = processes()
         if self.world != expected:
             raise UserError(
                 f"the launcher started {expected} processes (WORLD_SIZE) but this one sees {self.world}: "
                 f"start with torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR."
             )
         self._bf16 = precision == "bf16"
+        assert self.world % shard == 0
+        self._mesh: DeviceMesh | None = None
+        if shard > 1:
+            # By torch itself: accelerate's FSDP exists on accelerators only and wants to make the optimiser's groups.
+            shape = (self.world // shard, shard)
+            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("copies", "shard"))
+        # Checkpoints are written in the background, where they must not meet the messages of a training step.
+        self.background: Any = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
 
     @property
     def device(self) -> torch.device:
@@ -63,17 +85,38 @@ class Engine:
         value: bool = self._accelerator.is_main_process
         return value
 
-    def wrap(self, module: nn.Module) -> Any:
-        """Move `module` to the device and, with several processes, average its gradients over them."""
-        return self._accelerator.prepare_model(module)
+    @property
+    def sharded(self) -> bool:
+        """Whether processes hold parts of the model."""
+        return self._mesh is not None
+
+    def wrap(self, module: nn.Module, blocks: Iterable[nn.Module]) -> Any:
+        """Move `module` to the device and share gradients, and where asked parameters, with the other processes.
+
+        Args:
+            module: what is trained; called as a whole.
+            blocks: its layers. Where parameters are shared, one block at a time is whole on a process, and what is in
+                no block (embedding, head) from forward to backward.
+        """
+        if self._mesh is None:
+            return self._accelerator.prepare_model(module)
+        mesh = self._mesh if self._mesh.size(0) > 1 else self._mesh["shard"]
+        kind = torch.bfloat16 if self._bf16 else None
+        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        return fully_shard(module, mesh=mesh, mp_policy=policy)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context to run forward passes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def gradients(self, wrapped: Any, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Context of one backward pass; processes exchange gradients in the `last` one of a step alone."""
-        return contextlib.nullcontext() if last else self._accelerator.no_sync(wrapped)
+        """Context of one backward pass; processes exchange gradients in the `last` one of a step alone.
+
+        Sharded gradients are exchanged in each: kept until the last they would be as large as the whole model.
+        """
+        return contextlib.nullcontext() if last or self.sharded else self._accelerator.no_sync(wrapped)
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate the scalar `loss`."""
@@ -81,18 +124,42 @@ class Engine:
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
         """Gradient norm over all `parameters` (a scalar, on the device); above `limit` gradients are scaled to it."""
-        return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        return whole(norm)
+
+    @contextlib.contextmanager
+    def gathered(self, wrapped: Any) -> Iterator[None]:
+        """Inside, each process holds the whole of `wrapped` and may compute with it alone, without gradients."""
+        parts = [part for part in wrapped.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        yield
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not wrapped, recurse=False)
+
+    def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole copies of `tensors` in the main process's CPU memory; nothing elsewhere. All processes take part."""
+        collected = {}
+        for name, tensor in tensors.items():
+            value = whole(tensor.detach())
+            if self.is_main:
+                collected[name] = value.cpu()
+        return collected
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over processes, the same on all."""
         summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")
         return summed
 
-    def total(self, values: list[int]) -> list[int]:
-        """Sum of each of a few integers over processes."""
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sum of each of a few numbers over processes."""
         if self.world == 1:
-            return values
-        return [int(value) for value in self.sum(torch.tensor(values, device=self.device)).tolist()]
+            return list(values)
+        kind = torch.float32 if self.device.type == "mps" else torch.float64  # Metal has no float64
+        total: list[float] = self.sum(torch.tensor(values, device=self.device, dtype=kind)).tolist()
+        return total
 
     def gather(self, value: Any) -> list[Any]:
         """A picklable object of every process, in order of rank."""
@@ -109,3 +176,29 @@ class Engine:
     def close(self) -> None:
         """Leave the group of processes."""
         self._accelerator.end_training()
+
+
+def processes() -> int:
+    """How many processes the launcher started (`WORLD_SIZE`); 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def open_trackers(names: Iterable[str], run: Path, step: int) -> list[Any]:
+    """Start accelerate's trackers `names` for the run folder `run`; `step` is the last that counts of earlier reports.
+
+    Raises:
+        UserError: the package behind a name is not installed.
+    """
+    trackers = []
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"trackers: {name} is not installed: pip install {name}, or leave it out of the recipe.")
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        if name == "tensorboard":
+            tracker = kind("tensorboard", run, purge_step=step + 1)  # RUN/tensorboard
+        else:
+            folder = [run] if kind.requires_logging_directory else []
+            tracker = kind(run.name, *folder)
+        tracker.start()
+        trackers.append(tracker)
+    return trackers

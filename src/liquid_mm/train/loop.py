@@ -12,24 +12,28 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from liquid_mm.errors import UserError
+from liquid_mm.files import write_json
 from liquid_mm.train import checkpoint
 from liquid_mm.train.adapt import Learner
-from liquid_mm.train.attention import Documents
 from liquid_mm.train.config import TrainConfig
-from liquid_mm.train.engine import Engine
+from liquid_mm.train.engine import Engine, open_trackers
+from liquid_mm.train.flops import Cost, peak_flops
+from liquid_mm.train.guard import Guard, Trouble
+from liquid_mm.train.inputs import sizes, to_inputs
 from liquid_mm.train.metrics import Meter, Recorder
 from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
+from liquid_mm.train.report import write_report
+from liquid_mm.train.signals import Interrupted, stop_signals
 
 
 class Batches(Protocol):
@@ -44,47 +48,17 @@ class Batches(Protocol):
         """Go to where `get_state` was called."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped by Ctrl-C or SIGTERM after its checkpoint was written; the message says how to go on."""
-
-
-class Inputs(NamedTuple):
-    """A batch as tensors: ids and positions (B, T); of N targets the flat index before them, their id and modality.
-
-    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    where: Tensor
-    targets: Tensor
-    modality: Tensor
-    documents: Documents | None
-
-
-def to_inputs(batch: Any, device: torch.device) -> Inputs:
-    """Shift the targets of a packed batch: id t is predicted at t-1, never across documents."""
-    mask = batch["loss_mask"].copy()
-    mask[:, 0] = False
-    mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
-    at = np.flatnonzero(mask)
-    documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
-    kinds = batch["modality"].reshape(-1)[at].astype(np.int64)
-    arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
-    ids, positions, where, targets, modality = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
-    return Inputs(ids, positions, where, targets, modality, documents)
-
-
 class Trainer:
     """One run in progress.
 
     Args:
         learner: the model, set up for its method.
         batches: what to train on; every process has its share of each batch.
-        config: the run's settings.
+        config: the run's settings, as they are on this number of processes.
         engine: devices and processes.
         validation: batches to validate on; iterated anew each time.
         sample: called with the step on the main process, model in evaluation mode, every `config.sample_every` steps.
+        describe: what a batch of this process holds, as JSON-serialisable values, for the report on a bad step.
         progress: show a progress bar.
     """
 
@@ -97,16 +71,22 @@ class Trainer:
         *,
         validation: Iterable[Any] | None = None,
         sample: Callable[[int], None] | None = None,
+        describe: Callable[[Any], Any] | None = None,
         progress: bool = True,
     ) -> None:
         self.learner, self.batches, self.config, self.engine = learner, batches, config, engine
-        self.validation, self.sample, self.progress = validation, sample, progress
-        self.model = engine.wrap(learner)
+        self.validation, self.sample, self.describe, self.progress = validation, sample, describe, progress
+        self.cost = Cost.of(learner)
+        self.peak = config.peak_flops or peak_flops(engine.device)
+        self.model = engine.wrap(learner, learner.blocks())
         self.trained = learner.trained()
         self.optimizer = make_optimizer(learner, config)
-        self.meter = Meter(engine.device)
+        self.meter = self._new_meter()
         self.state = checkpoint.Progress()
         self.root = config.output / "checkpoints"
+        self.checkpoints = checkpoint.Checkpointer(self.root, engine, config.keep)
+        self.guard = Guard(config)
+        self.work = 0.0
         torch.manual_seed(config.seed + engine.rank)  # each process drops out other units
 
     def resume(self) -> None:
@@ -114,14 +94,17 @@ class Trainer:
         found = checkpoint.checkpoints(self.root)
         if not found:
             return
-        self.state, trained, state = checkpoint.load(found[-1])
-        self.learner.load_trained(trained)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.state = checkpoint.read_progress(found[-1])
+        tensors = self._tensors(self.meter)
+        # Another number of processes has no random states of its own here.
+        random = self._random() if self.state.world == self.engine.world else {}
+        self.checkpoints.load(found[-1], tensors | random)
+        self.learner.after_step()
         self.batches.set_state(self.state.data)
-        if self.engine.is_main:  # the sums are those of all processes
-            self.meter.sums.copy_(state["sums"])
-        if len(state["rng"]) == self.engine.world:
-            checkpoint.set_random_state(state["rng"][self.engine.rank])
+        if not self.engine.is_main:  # the sums are those of all processes
+            self.meter.reset()
+        if random:
+            checkpoint.set_random_state(random.values())
 
     def run(self) -> None:
         """Train to the last step.
@@ -131,74 +114,115 @@ class Trainer:
             UserError: the loss is not finite, or the disk is full.
         """
         with contextlib.ExitStack() as stack:
-            stopping = stack.enter_context(_signals())
-            recorder = Recorder(self.config.output, self.state.step) if self.engine.is_main else None
+            stopping = stack.enter_context(stop_signals())
+            stack.callback(self.checkpoints.close)
+            recorder = self._recorder() if self.engine.is_main else None
             if recorder:
                 stack.callback(recorder.close)
             shown = self.progress and self.engine.is_main
             bar = tqdm(total=self.config.steps, initial=self.state.step, unit="step", disable=not shown)
             stack.enter_context(bar)
-            since, tokens = time.perf_counter(), self.state.tokens
+            since, tokens, self.work = time.perf_counter(), self.state.tokens, 0.0
             while self.state.step < self.config.steps:
-                norm, stop = self._step(stopping)
+                norm, stop = self._step(stopping, recorder)
                 bar.update()
                 if self._due(self.config.log_every):
                     seconds = time.perf_counter() - since
-                    speed = (self.state.tokens - tokens) / seconds
-                    values = self._read(self.meter) | {
-                        "grad_norm": float(norm),
+                    values = self._read(self.meter) | self._speed(seconds, self.state.tokens - tokens)
+                    values |= {
+                        "grad_norm": norm,
                         "lr": factor(self.state.step - 1, self.config.steps, self.config.schedule) * self.config.lr,
                         "tokens": self.state.tokens,
-                        "tokens_per_second": speed,
                     }
                     self.meter.reset()
-                    bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} tokens/s")
+                    loss = values.get("loss", math.nan)
+                    bar.set_postfix_str(f"loss {loss:.3f}, {values['tokens_per_second']:.0f} tokens/s")
                     self._report(recorder, "train", values)
                 self._pause(recorder)
                 if stop or self._due(self.config.save_every):
                     self.save()
                 if stop:
+                    self.checkpoints.wait()
                     raise Interrupted(
                         f"stopped after step {self.state.step} of {self.config.steps}; a checkpoint is kept in "
-                        f"{self.root}. Run the same command with --resume to go on."
+                        f"{self.root}. Run the same command with --resume to go on.",
+                        preempted=signal.SIGINT not in stopping,
                     )
+                self.checkpoints.check()
                 if self._due(self.config.log_every):
-                    since, tokens = time.perf_counter(), self.state.tokens
+                    since, tokens, self.work = time.perf_counter(), self.state.tokens, 0.0
+            self.checkpoints.wait()
+            if recorder:
+                write_report(self.config.output)
+
+    def _recorder(self) -> Recorder:
+        run, step = self.config.output, self.state.step
+        return Recorder(run, step, open_trackers(self.config.trackers, run, step))
 
     def _due(self, every: int | None) -> bool:
         return every is not None and (self.state.step % every == 0 or self.state.step == self.config.steps)
 
-    def _step(self, signals: list[int]) -> tuple[Tensor, bool]:
+    def _step(self, signals: list[int], recorder: Recorder | None) -> tuple[float, bool]:
         """One optimiser step; returns the gradient norm and whether any process wants to stop."""
+        place = self.batches.get_state()
         batches = [next(self.batches) for _ in range(self.config.grad_accum)]
         inputs = [to_inputs(batch, self.engine.device) for batch in batches]
-        read = sum(int(np.count_nonzero(batch["segment_ids"])) for batch in batches)
-        targets, read, stops = self.engine.total([sum(len(x.targets) for x in inputs), read, len(signals)])
+        counts = [sum(len(x.targets) for x in inputs), *map(sum, zip(*map(sizes, batches), strict=True)), len(signals)]
+        targets, tokens, pairs, stops = self.engine.total(counts)
         set_learning_rate(self.optimizer, factor(self.state.step, self.config.steps, self.config.schedule))
         self.learner.train()
+        seen = []
         for x in inputs:
             with self.engine.gradients(self.model, last=x is inputs[-1]):
                 with self.engine.autocast():
                     loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents)
                 # Wrapped models average gradients over processes; the mean wanted is over targets.
                 self.engine.backward(loss * (self.engine.world / max(targets, 1)))
-            self.meter.add(stats, x.modality)
-        norm = self.engine.clip(self.trained.values(), self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.learner.after_step()
+            seen.append(stats)
+        norm = float(self.engine.clip(self.trained.values(), self.config.clip))
+        (total,) = self.engine.total([float(torch.stack([stats.loss.sum() for stats in seen]).sum())])
         self.state.step += 1
-        self.state.tokens += read
+        self.state.tokens += int(tokens)
+        self.work += self.cost.step(tokens, targets, pairs)
+        if trouble := self.guard.judge(self.state, total / max(targets, 1), norm):
+            self._refuse(trouble, place, batches, recorder)
+        else:
+            for x, stats in zip(inputs, seen, strict=True):
+                self.meter.add(stats, x.targets, x.modality)
+            self.optimizer.step()
+            self.learner.after_step()
+        self.optimizer.zero_grad()
         return norm, stops > 0
 
-    def _read(self, meter: Meter) -> dict[str, float]:
-        """The meter's means over all processes, which must be finite."""
-        values = Meter.read(self.engine.sum(meter.sums))
-        if not math.isfinite(values.get("loss", 0.0)):
+    def _refuse(self, trouble: Trouble, place: Any, batches: list[Any], recorder: Recorder | None) -> None:
+        """Write down what the batch of a bad step held; go on without it, if that is allowed."""
+        held = [self.describe(batch) for batch in batches] if self.describe else []
+        rows = self.engine.gather(held)
+        path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
+        values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}
+        if self.engine.is_main:
+            found = {"step": self.state.step, "reason": trouble.reason, **values, "data": place, "processes": rows}
+            write_json(path, found)
+        self._report(recorder, "bad", values)
+        if self.config.on_bad_step == "stop" or self.guard.hopeless:
             raise UserError(
-                f"the loss is not finite after step {self.state.step}: lower lr or new_rows_lr, or clip harder. "
-                f"Checkpoints in {self.root} are from before."
+                f"{trouble.reason} in step {self.state.step}; {path} says what it read. Lower lr or "
+                f"new_rows_lr, clip harder, or leave such steps out with on_bad_step: skip. Checkpoints in {self.root} "
+                f"are from before."
             )
+
+    def _new_meter(self) -> Meter:
+        return Meter(self.engine.device, self.learner.vocabulary)
+
+    def _read(self, meter: Meter) -> dict[str, float]:
+        """The meter's means over all processes."""
+        return Meter.read(self.engine.sum(meter.sums), self.engine.sum(meter.codes))
+
+    def _speed(self, seconds: float, tokens: int) -> dict[str, float]:
+        """Tokens a second over all processes and, where the devices' peak is known, the share of it that was used."""
+        values = {"tokens_per_second": tokens / seconds}
+        if self.peak:
+            values["mfu"] = self.work / seconds / (self.peak * self.engine.world)
         return values
 
     def _report(self, recorder: Recorder | None, kind: str, values: dict[str, Any]) -> None:
@@ -216,56 +240,48 @@ class Trainer:
         with torch.random.fork_rng(), self.engine.autocast():
             if validate:
                 self._report(recorder, "validation", self._validate())
-            if sample and self.engine.is_main:
-                assert self.sample is not None
-                self.sample(self.state.step)
+            if sample:
+                with self.engine.gathered(self.model):
+                    if recorder:
+                        assert self.sample is not None
+                        self.sample(self.state.step)
+                        recorder.samples(self.state.step, samples_folder(self.config.output, self.state.step))
+                    self.engine.wait()
+        if recorder:
+            write_report(self.config.output)
         self.engine.wait()
 
     def _validate(self) -> dict[str, float]:
-        meter = Meter(self.engine.device)
+        meter = self._new_meter()
         assert self.validation is not None
         for number, batch in enumerate(self.validation):
             if number == self.config.validate_batches:
                 break
             x = to_inputs(batch, self.engine.device)
             _, stats = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
-            meter.add(stats, x.modality)
+            meter.add(stats, x.targets, x.modality)
         return self._read(meter)
 
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
-        self._read(self.meter)
-        state = checkpoint.State(
-            optimizer=self.optimizer.state_dict(),
-            rng=self.engine.gather(checkpoint.random_state()),
-            sums=self.engine.sum(self.meter.sums),
-        )
+        """Start writing a checkpoint of this moment."""
         self.state.data = self.batches.get_state()
-        if self.engine.is_main:
-            checkpoint.save(self.root, self.state, self.trained, state)
-            checkpoint.prune(self.root, self.config.keep)
-        self.engine.wait()
+        together = self._new_meter()
+        together.sums, together.codes = self.engine.sum(self.meter.sums), self.engine.sum(self.meter.codes)
+        self.checkpoints.save(self.state, self._tensors(together) | self._random())
+
+    def _tensors(self, meter: Meter) -> dict[str, Tensor]:
+        """All that a checkpoint holds of what the processes share, by name."""
+        tensors: dict[str, Tensor] = {"meter/sums": meter.sums, "meter/codes": meter.codes}
+        for name, parameter in self.trained.items():
+            tensors[f"trained/{name}"] = parameter.detach()
+            tensors |= {f"adamw/{name}/{key}": value for key, value in self.optimizer.state[parameter].items()}
+        return tensors
+
+    def _random(self) -> dict[str, Tensor]:
+        """This process's random generators."""
+        return {f"random/{self.engine.rank}/{n}": state for n, state in enumerate(checkpoint.random_state())}
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM in the list yielded, so that a step is never cut in two.
-
-    A second one ends the run at once. Outside the main thread signals stay as they are.
-    """
-    got: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield got
-        return
-
-    def take(number: int, frame: Any) -> None:
-        if got:
-            raise KeyboardInterrupt
-        got.append(number)
-
-    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def samples_folder(run: Path, step: int) -> Path:
+    """Where the samples of a step lie."""
+    return run / "samples" / f"step-{step:08d}"

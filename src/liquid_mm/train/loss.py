@@ -3,12 +3,14 @@
 The last hidden states are projected a few rows at a time; loss, gradients, accuracy and logsumexp are taken from those
 rows' logits before the next ones are made. Only positions that predict something are projected at all.
 
-    hidden (N, D) ── chunk of n rows ──► logits (n, V) ──► loss, hit, logsumexp   (kept: three numbers a row)
+    hidden (N, D) ── chunk of n rows ──► logits (n, V) ──► loss, top id, logsumexp (kept: three numbers a row)
                                              └──────────► d hidden (n, D), d weight (V, D) += …
 
-`torch.nn.functional.linear_cross_entropy` has the same shape but gives one mean loss, so per-modality loss, accuracy,
-logsumexp, soft-capping and z-loss would each project again; and it takes the gradient of the whole weight when only the
-new rows learn. It serves the tests as a second opinion, `reference_loss` as the obvious one.
+`torch.nn.functional.linear_cross_entropy` (chunked if given `options`) has the same idea, but a loss per position costs
+it a second projection in backward, and top id, z-loss and soft-capping are not in it; like Liger's kernel, which needs
+Triton besides, it takes the gradient of the whole weight or of none, while here the new rows alone may learn. Both are
+measured beside this in `benchmarks/training.py`; the tests take the former as a second opinion, `reference_loss` as the
+obvious one.
 
 Legend: N predicted positions, D hidden size, V vocabulary, R trained rows.
 """
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liquid_mm.errors import UserError
+from liquid_mm.head import LogitRule, gives_own_logits
 
 CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 26}
 """Logits held at once: on a GPU 256 MiB in float32, 254 rows of Gemma's 264192 entries."""
@@ -40,14 +43,12 @@ class Head:
     def of(cls, llm: nn.Module) -> Head:
         """The head of a Hugging Face causal LM."""
         linear: Any = llm.get_output_embeddings()  # type: ignore[operator]
-        softcap: float | None = getattr(llm.config, "final_logit_softcapping", None)
-        return cls(linear.weight, getattr(linear, "bias", None), softcap)
+        return cls(linear.weight, getattr(linear, "bias", None), LogitRule.of(llm).softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) in float32 of `hidden` (…, D), without fusing."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = F.linear(hidden, self.weight.to(hidden.dtype), bias).float()
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return LogitRule(softcap=self.softcap)(F.linear(hidden, self.weight.to(hidden.dtype), bias).float())
 
 
 @torch.no_grad()
@@ -57,10 +58,7 @@ def check_head(llm: Any) -> None:
     Raises:
         UserError: it does something else to its logits, so that the fused loss would train another model.
     """
-    ids = torch.arange(4, device=llm.device)[None]
-    expected = llm(input_ids=ids, use_cache=False).logits.float()
-    logits = Head.of(llm).logits(backbone(llm)(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
+    if not gives_own_logits(llm, Head.of(llm).logits, torch.arange(4, device=llm.device)):
         raise UserError(
             f"models of type {llm.config.model_type!r} change their logits after the output layer in a way the fused "
             f"loss does not know; supported: an output bias and `final_logit_softcapping`."
@@ -73,10 +71,10 @@ def backbone(llm: nn.Module) -> Any:
 
 
 class TokenStats(NamedTuple):
-    """What N predicted positions gave, each float32 (N,): cross-entropy, 1 where the top id was right, logsumexp."""
+    """What N predicted positions gave, each (N,): cross-entropy, the likeliest id (int64), logsumexp of the logits."""
 
     loss: Tensor
-    correct: Tensor
+    top: Tensor
     logsumexp: Tensor
 
 
@@ -105,10 +103,10 @@ def fused_loss(
         The differentiable sum over positions, and detached `TokenStats`.
     """
     chunk_elements = chunk_elements or CHUNK_ELEMENTS.get(hidden.device.type, 1 << 24)
-    total, loss, correct, logsumexp = _FusedLoss.apply(
+    total, loss, top, logsumexp = _FusedLoss.apply(
         hidden, head.weight, head.bias, rows, row_ids, targets, head.softcap, z_loss, chunk_elements
     )
-    return total, TokenStats(loss, correct, logsumexp)
+    return total, TokenStats(loss, top, logsumexp)
 
 
 def reference_loss(hidden: Tensor, head: Head, targets: Tensor, *, z_loss: float = 0.0) -> tuple[Tensor, TokenStats]:
@@ -116,7 +114,7 @@ def reference_loss(hidden: Tensor, head: Head, targets: Tensor, *, z_loss: float
     logits = head.logits(hidden)
     loss = F.cross_entropy(logits, targets, reduction="none")
     logsumexp = logits.logsumexp(-1)
-    stats = TokenStats(loss.detach(), (logits.argmax(-1) == targets).float(), logsumexp.detach())
+    stats = TokenStats(loss.detach(), logits.argmax(-1), logsumexp.detach())
     return (loss + z_loss * logsumexp**2).sum(), stats
 
 
@@ -146,7 +144,8 @@ class _FusedLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants["weight"] else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants["bias"] else None
         d_rows = torch.zeros_like(rows, dtype=torch.float32) if rows is not None and wants["rows"] else None
-        loss, correct, logsumexp = (torch.empty(count, device=device) for _ in range(3))
+        loss, logsumexp = torch.empty(count, device=device), torch.empty(count, device=device)
+        top = torch.empty(count, dtype=torch.int64, device=device)
 
         step = max(1, chunk_elements // len(weight))
         with torch.autocast(device.type, enabled=False):
@@ -156,13 +155,12 @@ class _FusedLoss(torch.autograd.Function):
                 logits = F.linear(h, matrix, None if bias is None else bias.to(dtype)).float()
                 if softcap is not None:
                     logits = logits.div_(softcap).tanh_().mul_(softcap)
-                top, best = logits.max(-1)
-                correct[part] = (best == target[:, 0]).float()
+                highest, top[part] = logits.max(-1)
                 picked = logits.gather(1, target)[:, 0]
                 slope = None if softcap is None else 1 - (logits / softcap).square_()
-                exp = logits.sub_(top[:, None]).exp_()
+                exp = logits.sub_(highest[:, None]).exp_()
                 norm = exp.sum(-1)
-                lse = norm.log() + top
+                lse = norm.log() + highest
                 loss[part], logsumexp[part] = lse - picked, lse
                 if not any(wants.values()):
                     continue
@@ -184,8 +182,8 @@ class _FusedLoss(torch.autograd.Function):
         total = loss.sum() + z_loss * logsumexp.square().sum() if z_loss else loss.sum()
         made = ((d_hidden, hidden), (d_weight, weight), (d_bias, bias), (d_rows, rows))
         ctx.gradients = [None if d is None or of is None else d.to(of.dtype) for d, of in made]
-        ctx.mark_non_differentiable(loss, correct, logsumexp)
-        return total, loss, correct, logsumexp
+        ctx.mark_non_differentiable(loss, top, logsumexp)
+        return total, loss, top, logsumexp
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -8,6 +8,7 @@ A schedule has no state: a resumed run recomputes the rate from its step.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.config import ScheduleConfig, TrainConfig
+from liquid_mm.train.shards import held
 
 
 def factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
@@ -47,9 +49,21 @@ def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
         {"params": learner.new_rows(), "peak_lr": new_rows_lr, "weight_decay": config.weight_decay},
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=config.betas, fused=True)
+    _start(optimizer)
     if not new and new_rows_lr != config.lr:
         scale_row_updates(optimizer, learner.tables(), learner.row_ids, new_rows_lr / config.lr)
     return optimizer
+
+
+def _start(optimizer: torch.optim.AdamW) -> None:
+    """Make the optimiser's state now, as its first step would: a checkpoint is then always read into what exists."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
@@ -68,14 +82,19 @@ def scale_row_updates(
     """
     before: list[Tensor] = []
 
+    def here() -> Iterator[tuple[Tensor, list[int]]]:
+        for table in tables:
+            local, first = held(table)
+            yield local, [row - first for row in row_ids if first <= row < first + len(local)]
+
     @torch.no_grad()
     def keep(*_: Any) -> None:
-        before[:] = [table[row_ids] for table in tables]
+        before[:] = [local[rows] for local, rows in here()]
 
     @torch.no_grad()
     def scale(*_: Any) -> None:
-        for table, old in zip(tables, before, strict=True):
-            table[row_ids] = old + ratio * (table[row_ids] - old)
+        for (local, rows), old in zip(here(), before, strict=True):
+            local[rows] = old + ratio * (local[rows] - old)
 
     optimizer.register_step_pre_hook(keep)
     optimizer.register_step_post_hook(scale)

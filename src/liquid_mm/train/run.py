@@ -5,9 +5,11 @@
 The run folder then holds:
 
     config.yaml          every setting, defaults included
-    metrics.jsonl        losses and speeds; tensorboard/ has the same as curves
+    metrics.jsonl        losses and speeds; tensorboard/, or what other trackers write, has the same as curves
+    report.html          curves and samples on one page
     samples/step-N/      whatever the `on_sample` hook writes
     checkpoints/step-N/  to resume from
+    bad/step-N.json      what the batch of a step held that was not taken
     final/               the finished model, as `liquid_mm.load` takes it
     adapter/             the same model as a small difference to `adapter_base`, where that is given
 """
@@ -27,15 +29,20 @@ from liquid_mm.errors import UserError
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
-from liquid_mm.train.engine import Engine
+from liquid_mm.train.engine import Engine, processes
 from liquid_mm.train.export import export
-from liquid_mm.train.loop import Trainer
+from liquid_mm.train.loop import Trainer, samples_folder
+from liquid_mm.train.records import describe
 from liquid_mm.vocab.prompts import Renderer
 
 OnSample = Callable[[Checkpoint, int, Path], None]
 """Called as `on_sample(checkpoint, step, folder)`, the model as it stands, in evaluation mode and without gradients."""
 
-FREE = {"output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation"}
+FREE = {
+    "output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation",
+    "activation_checkpointing", "compile", "shard", "layouts", "architecture", "peak_flops", "trackers", "on_bad_step",
+    "data.workers",
+}  # fmt: skip
 """Settings a resumed run may change: none of them touches what is learned."""
 
 
@@ -62,14 +69,15 @@ def train(
     _check_folder(config, resume)
     if final.exists():
         return final
-    engine = Engine(config.precision)
+    here = config.on(processes())
+    engine = Engine(here.precision, int(here.shard))
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
         torch.manual_seed(config.seed)
-        learner = Learner(base.llm, base.vocabulary, config)
+        learner = Learner(base.llm, base.vocabulary, here)
         renderer = Renderer(base.tokenizer, base.vocabulary)
         fingerprint = base.image_tokenizer.fingerprint
-        mixture = build_mixture(config.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
+        mixture = build_mixture(here.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
         validation = None
         if config.validation is not None:
             validation = build_validation(
@@ -80,21 +88,27 @@ def train(
 
         def sample(step: int) -> None:
             assert on_sample is not None
-            on_sample(dataclasses.replace(base, llm=learner.llm), step, run / "samples" / f"step-{step:08d}")
+            on_sample(dataclasses.replace(base, llm=learner.llm), step, samples_folder(run, step))
 
         trainer = Trainer(
             learner,
             mixture,
-            config,
+            here,
             engine,
             validation=validation,
             sample=sample if on_sample else None,
+            describe=lambda batch: describe(batch, renderer),
             progress=progress,
         )
         if resume:
             trainer.resume()
         trainer.run()
+        trained = engine.collect(trainer.trained) if engine.sharded else {}
         if engine.is_main:
+            if engine.sharded:  # the parts of a model that was spread over processes do not make one again
+                base = load_checkpoint(config.model, device="cpu", dtype="float32")
+                learner = Learner(base.llm, base.vocabulary, config)
+                learner.load_trained(trained)
             export(learner, base, config)
         engine.wait()
     finally:
@@ -112,9 +126,11 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
     if not (run / "config.yaml").exists():
         return
     before = load_config(TrainConfig, run / "config.yaml")
-    changed = [key for key in changed_keys(before, config) if key.split(".")[0] not in FREE]
+    changed = [key for key in changed_keys(before, config) if not FREE & {key, key.split(".")[0]}]
+    if before.rows_per_step == config.rows_per_step:
+        changed = [key for key in changed if key not in ("data.batch_size", "grad_accum")]
     if changed:
         raise UserError(
             f"cannot resume {run} with other settings: {', '.join(changed)} differ from its config.yaml. "
-            f"Free to change: {', '.join(sorted(FREE))}."
+            f"Free to change: {', '.join(sorted(FREE))}; data.batch_size and grad_accum if their product stays."
         )

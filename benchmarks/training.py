@@ -1,0 +1,269 @@
+"""Training measured against the way the release trains: rows padded to the longest, every logit in memory.
+
+    python -m benchmarks.training                  everything; minutes on a CPU
+    python -m benchmarks.training --quick          small sizes, to see that it runs
+    python -m benchmarks.training --json OUT.json  the numbers besides the table
+
+Cases:
+    speed     useful tokens a second (padding not counted) of full training, texts and pairs as they come
+    memory    peak memory of a step with a large vocabulary
+    loss      the loss alone, forward and backward: ours, torch's `linear_cross_entropy`, Liger's where there is a GPU
+
+Ways are measured in turn within one process, and the median of each is reported; the memory case starts a process for
+each way, since a peak cannot be taken back. Weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from liquid_mm.data.config import MixtureConfig, SourceConfig
+from liquid_mm.train.adapt import Learner
+from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.flops import Cost, peak_flops
+from liquid_mm.train.inputs import to_inputs
+from liquid_mm.train.loss import Head, fused_loss
+from liquid_mm.train.optim import make_optimizer, set_learning_rate
+from liquid_mm.vocab.vocabulary import Vocabulary
+
+SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+           "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
+GEMMA2_2B = {"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}  # fmt: skip
+QUICK = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}  # fmt: skip
+NARROW = SMOLLM2 | {"num_hidden_layers": 2}
+"""For the memory case: a body so small that the vocabulary decides."""
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CODES = 256  # of a picture: 16 x 16
+
+
+class Release:
+    """A step as the release makes it: Hugging Face's own loss over all logits of padded rows."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm, self.optimizer = llm, torch.optim.AdamW(llm.parameters(), lr=1e-5, fused=True)
+
+    def step(self, documents: list[np.ndarray]) -> None:
+        ids = np.zeros((len(documents), max(map(len, documents))), np.int64)
+        mask = np.zeros(ids.shape, np.int64)
+        for row, document in enumerate(documents):
+            ids[row, : len(document)], mask[row, : len(document)] = document, 1
+        tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        tensors["labels"] = tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, -100)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            loss = self.llm(**{name: tensor.to(DEVICE) for name, tensor in tensors.items()}, use_cache=False).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Ours:
+    """The same documents packed, attention kept inside each, loss fused with the head."""
+
+    def __init__(self, llm: Any, seq_len: int) -> None:
+        codes = llm.config.vocab_size - 1024
+        vocabulary = Vocabulary(
+            text_size=codes, code_offset=codes, num_codes=1024, boi=7, eoi=8, unconditional=9, bos=2, eos=1, pad=0,
+            downsampling=8, resolution=(128, 128),
+        )  # fmt: skip
+        data = MixtureConfig(sources=(SourceConfig(path=Path("none")),), seq_len=seq_len, batch_size=1)
+        config = TrainConfig(model=Path("none"), output=Path("none"), data=data, steps=1, lr=1e-5)
+        self.learner, self.seq_len = Learner(llm, vocabulary, config).to(DEVICE).train(), seq_len
+        self.optimizer = make_optimizer(self.learner, config)
+        set_learning_rate(self.optimizer, 1.0)
+        self.cost = Cost.of(self.learner)
+
+    def step(self, documents: list[np.ndarray]) -> float:
+        """Take the step; returns its FLOPs."""
+        batch = pack(documents, self.seq_len)
+        x = to_inputs(batch, DEVICE)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            loss, _ = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
+        (loss / len(x.targets)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        real = batch["segment_ids"] != 0
+        return self.cost.step(int(real.sum()), len(x.targets), int((batch["positions"][real] + 1).sum()))
+
+
+def pack(documents: list[np.ndarray], seq_len: int) -> dict[str, np.ndarray]:
+    """First fit: each document into the first row that has room, as the data loader does."""
+    rows: list[list[np.ndarray]] = []
+    for document in documents:
+        row = next((row for row in rows if sum(map(len, row)) + len(document) <= seq_len), None)
+        if row is None:
+            rows.append(row := [])
+        row.append(document)
+    names = ("ids", "positions", "segment_ids", "loss_mask", "modality")
+    batch = {name: np.zeros((len(rows), seq_len), np.int64) for name in names}
+    for number, row in enumerate(rows):
+        at = 0
+        for segment, document in enumerate(row, 1):
+            place = number, slice(at, at + len(document))
+            batch["ids"][place], batch["positions"][place] = document, np.arange(len(document))
+            batch["segment_ids"][place], batch["loss_mask"][place], batch["modality"][place] = segment, 1, 1
+            at += len(document)
+    return batch | {"loss_mask": batch["loss_mask"].astype(bool), "modality": batch["modality"].astype(np.int8)}
+
+
+def mix(rng: np.random.Generator, vocabulary: int, seq_len: int, count: int) -> list[np.ndarray]:
+    """As many texts (log-normal lengths, the median 0.3 of a row) as pairs of a caption and a picture."""
+    lengths = []
+    for number in range(count):
+        text = min(seq_len, int(rng.lognormal(np.log(0.3 * seq_len), 0.9)) + 8)
+        caption = min(CODES * seq_len // 1024 + int(rng.integers(15, 60)), seq_len)
+        lengths.append(text if number % 2 else caption)
+    return [rng.integers(10, vocabulary, length) for length in lengths]
+
+
+def make(shape: dict[str, Any], vocabulary: int) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**shape, vocab_size=vocabulary, max_position_embeddings=8192)
+    return AutoModelForCausalLM.from_config(config).to(DEVICE)
+
+
+def wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def timed(into: list[float]) -> Iterator[None]:
+    wait()
+    since = time.perf_counter()
+    yield
+    wait()
+    into.append(time.perf_counter() - since)
+
+
+def speed(shape: dict[str, Any], vocabulary: int, seq_len: int, count: int, rounds: int) -> dict[str, Any]:
+    """Useful tokens a second of both ways, in turn on the same documents."""
+    release, ours = Release(make(shape, vocabulary)), Ours(make(shape, vocabulary), seq_len)
+    rng = np.random.default_rng(0)
+    rates: dict[str, list[float]] = {"release": [], "ours": []}
+    mfu = []
+    for number in range(rounds + 1):
+        documents = mix(rng, vocabulary, seq_len, count)
+        useful = sum(map(len, documents))
+        for name, way in (("release", release), ("ours", ours)):
+            seconds: list[float] = []
+            with timed(seconds):
+                flops = way.step(documents)
+            if number:  # the first round warms up
+                rates[name].append(useful / seconds[0])
+                if name == "ours" and (peak := peak_flops(DEVICE)):
+                    mfu.append(flops / seconds[0] / peak)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    result = {f"{name} tokens/s": value for name, value in medians.items()}
+    result["times faster"] = medians["ours"] / medians["release"]
+    return result | ({"mfu": statistics.median(mfu)} if mfu else {})
+
+
+def memory(way: str, shape: dict[str, Any], vocabulary: int, rows: int, seq_len: int) -> float:
+    """MiB that a step of one way takes at its peak beyond weights and optimiser; for a process of its own."""
+    llm = make(shape, vocabulary)
+    trainer = Release(llm) if way == "release" else Ours(llm, seq_len)
+    rng = np.random.default_rng(0)
+    # One short step makes gradients and moments exist.
+    trainer.step([rng.integers(10, vocabulary, 8)])
+    before = _peak(reset=True)
+    trainer.step([rng.integers(10, vocabulary, seq_len) for _ in range(rows)])
+    return _peak() - before
+
+
+def _peak(reset: bool = False) -> float:
+    """MiB taken at most since the last reset; without a GPU, of a process as Linux counts it."""
+    if DEVICE.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
+
+
+def loss(vocabulary: int, hidden: int, count: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of each way to the loss of `count` positions and its gradients."""
+    torch.manual_seed(0)
+    states = torch.randn(count, hidden, device=DEVICE, requires_grad=True)
+    weight = torch.nn.Parameter(torch.randn(vocabulary, hidden, device=DEVICE) * 0.02)
+    targets = torch.randint(0, vocabulary, (count,), device=DEVICE)
+    ways: dict[str, Callable[[], Any]] = {
+        "all logits": lambda: F.cross_entropy(F.linear(states, weight).float(), targets, reduction="sum"),
+        "ours": lambda: fused_loss(states, Head(weight, None, None), targets)[0],
+    }
+    if hasattr(F, "linear_cross_entropy"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        ways["torch"] = lambda: F.linear_cross_entropy(states, weight, targets, reduction="sum", options=options)
+    if DEVICE.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        liger = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+        ways["liger"] = lambda: liger(weight, states, targets)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            with timed(times[name]):
+                way().backward()
+            states.grad = weight.grad = None
+    return {f"{name} ms": 1000 * statistics.median(values[1:]) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--memory-of", choices=("release", "ours"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        sizes: dict[str, Any] = {"shape": QUICK, "vocabulary": 4096, "seq_len": 128, "count": 8, "rounds": 3}
+        large: dict[str, Any] = {"shape": QUICK, "vocabulary": 32768, "rows": 2, "seq_len": 256}
+        head = {"vocabulary": 4096, "hidden": 64, "count": 512, "rounds": 3}
+    else:
+        on_gpu = DEVICE.type == "cuda"
+        sizes = {"shape": SMOLLM2, "vocabulary": 50176, "seq_len": 1024, "count": 8, "rounds": 5}
+        if on_gpu:
+            sizes = {"shape": GEMMA2_2B, "vocabulary": 264192, "seq_len": 2048, "count": 32, "rounds": 10}
+        large = {"shape": NARROW, "vocabulary": 264192, "rows": 4, "seq_len": 2048}
+        head = {"vocabulary": 50176, "hidden": 576, "count": 2048, "rounds": 5}
+    if options.memory_of:
+        print(memory(options.memory_of, **large))
+        return
+    command = [sys.executable, "-m", "benchmarks.training", *(["--quick"] if options.quick else []), "--memory-of"]
+    peaks = {way: float(subprocess.check_output([*command, way]).split()[-1]) for way in ("release", "ours")}
+    results = {
+        "speed": speed(**sizes),
+        "memory": {f"{way} MiB": peak for way, peak in peaks.items()} | {"share": peaks["ours"] / peaks["release"]},
+        "loss": loss(**head),
+    }
+    table = Table("case", "value", "", title=f"training on {DEVICE.type}, torch {torch.__version__}")
+    for case, values in results.items():
+        for name, value in values.items():
+            table.add_row(case, name, f"{value:.3g}")
+    Console().print(table)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

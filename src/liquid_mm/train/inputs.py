@@ -1,0 +1,48 @@
+"""A packed batch as tensors: what is read, and what is to be predicted from where.
+
+ids       <bos> a cat <eos> | <bos> a dog          two documents in one row
+targets         a cat <eos>         a dog          each predicted at the position before it, never across the bar
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liquid_mm.train.attention import Documents
+
+
+class Inputs(NamedTuple):
+    """A batch as tensors: ids and positions (B, T); of N targets the flat index before them, their id and modality.
+
+    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    where: Tensor
+    targets: Tensor
+    modality: Tensor
+    documents: Documents | None
+
+
+def to_inputs(batch: Any, device: torch.device) -> Inputs:
+    """Shift the targets of a packed batch: id t is predicted at t-1, never across documents."""
+    mask = batch["loss_mask"].copy()
+    mask[:, 0] = False
+    mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
+    at = np.flatnonzero(mask)
+    documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
+    kinds = batch["modality"].reshape(-1)[at].astype(np.int64)
+    arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
+    ids, positions, where, targets, modality = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
+    return Inputs(ids, positions, where, targets, modality, documents)
+
+
+def sizes(batch: Any) -> tuple[int, int]:
+    """Tokens of a batch, and pairs of a token and one it sees, itself included."""
+    real = batch["segment_ids"] != 0
+    return int(np.count_nonzero(real)), int((batch["positions"][real] + 1).sum())

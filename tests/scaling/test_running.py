@@ -1,0 +1,209 @@
+"""Starting, resuming, retrying and stopping cells, with a stand-in for `liquid train` that needs milliseconds."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from scalingkit import write_model
+
+from liquid_mm.config import load_config, save_config
+from liquid_mm.errors import UserError
+from liquid_mm.scaling import cluster, plan, run
+from liquid_mm.scaling.grid import GridConfig, cells, choose
+from liquid_mm.train.config import TrainConfig
+
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+arguments = sys.argv[1:]
+if arguments[0] == "train":
+    settings = dict(item.split("=", 1) for item in arguments[2:-1])
+    assert arguments[-1] == "--resume"
+    folder = pathlib.Path(json.loads(settings["output"]))
+    size = folder.name.split("_")[0]
+    tries = folder / "tries"
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    if size == "crash" and len(tries.read_text()) < 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if size == "diverge":
+        print("liquid: the loss is not finite after step 7", file=sys.stderr)
+        sys.exit(2)
+    if size == "hang" and len(tries.read_text()) < 2:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+        (folder.parent / "started").write_text("now")  # a pipe: blocks until somebody reads
+        signal.pause()
+    (folder / "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
+    (folder / "final").mkdir()
+elif arguments[0] == "eval":
+    (pathlib.Path(arguments[1]) / "score.json").write_text('{"fid": 3.5}')
+else:
+    print(*arguments)
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """`study(*sizes, **more)`: a grid of one cell per size, and its jobs."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    for module in (run, cluster):
+        monkeypatch.setattr(module, "LIQUID", (sys.executable, "-S", str(script)))
+    (tmp_path / "train.yaml").write_text(
+        "model: none\noutput: none\nsteps: 10\ndata: {seq_len: 16, batch_size: 2, sources: [{path: x}]}\n"
+    )
+
+    def make(*sizes, only=(), **more):
+        lines = {
+            "recipe": tmp_path / "train.yaml",
+            "output": tmp_path / "study",
+            "image_tokenizer": "none",
+            "sizes": json.dumps({size: {"base": "none"} for size in sizes}),
+            "mixes": "{text: {sources: [{path: x}]}}",
+            "cells": json.dumps([{"sizes": sizes, "mixes": ["text"]}]),
+            **more,
+        }
+        path = tmp_path / "grid.yaml"
+        path.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+        grid = load_config(GridConfig, path)
+        for cell in cells(grid):
+            if not (grid.output / "models" / cell.model).exists():
+                write_model(grid.output / "models" / cell.model, body=1000)
+        return grid, plan.plan(grid, plan.resolve(grid, choose(grid, only), TrainConfig))
+
+    return make
+
+
+def notes(grid, name):
+    return json.loads((grid.output / name / "cell.json").read_text())
+
+
+def go(grid, jobs, parallel=1):
+    seen = []
+    outcomes = run.run_local(grid, jobs, parallel, seen.append)
+    assert seen == outcomes
+    return dict(outcomes)
+
+
+def test_the_plan_counts_what_a_cell_costs(study):
+    _, (job, _) = study("a", "b", speed="{flops: 1.0e6, step_seconds: 0.5, start_seconds: 7}")
+    assert job.parameters == (1000, 256)
+    assert job.tokens == 10 * 2 * 16
+    assert job.flops == 6 * 1256 * 320
+    assert job.seconds == pytest.approx(job.flops / 1e6 + 5 + 7)
+    assert (job.state, job.measured) == ("new", False)
+
+
+def test_times_come_from_runs_of_that_size_once_there_are_some(study):
+    grid, _ = study("a")
+    folder = grid.output / "a_text_x1_s0"
+    folder.mkdir()
+    lines = [{"kind": "train", "tokens_per_second": v} for v in (1, 64, 1000)] + [{"kind": "validation"}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    _, (job,) = study("a", speed="{start_seconds: 7}")
+    assert (job.seconds, job.measured) == (320 / 64 + 7, True)
+
+
+def test_finished_cells_are_skipped_and_their_checkpoints_dropped(study):
+    grid, jobs = study("a", "b")
+    assert go(grid, jobs) == {"a_text_x1_s0": "", "b_text_x1_s0": ""}
+    assert not (grid.output / "a_text_x1_s0" / "checkpoints").exists()
+    assert go(grid, [dataclasses.replace(job, state="done") for job in jobs]) == {}
+
+
+def test_a_killed_cell_is_resumed_and_a_diverged_one_reported(study, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    grid, jobs = study("crash", "diverge", "a", keep_checkpoints="true")
+    outcomes = go(grid, jobs, parallel=2)
+    message = "exit code 2: liquid: the loss is not finite after step 7"
+    assert outcomes == {"crash_text_x1_s0": "", "diverge_text_x1_s0": message, "a_text_x1_s0": ""}
+    assert notes(grid, "diverge_text_x1_s0")["failure"] == message
+    assert notes(grid, "crash_text_x1_s0")["failure"] is None
+    assert (grid.output / "a_text_x1_s0" / "checkpoints").exists()
+    assert (grid.output / "a_text_x1_s0" / "threads").read_text() == "4"  # its share of the cores
+    error = run.failures([run.Outcome(*item) for item in outcomes.items()])
+    assert "1 of 3 cells did not finish" in str(error)
+    assert run.failures([run.Outcome("a", "")]) is None
+
+
+def test_no_retries_means_none(study):
+    grid, jobs = study("crash", retries=0)
+    assert "exit code -9" in go(grid, jobs)["crash_text_x1_s0"]
+
+
+def test_a_stop_reaches_what_runs_and_the_next_run_goes_on(study):
+    grid, jobs = study("hang", "a")
+    pipe = grid.output / "started"
+    os.mkfifo(pipe)
+
+    def stop_when_started():
+        pipe.read_text()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    watcher = threading.Thread(target=stop_when_started)
+    watcher.start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_local(grid, jobs, 1, print)
+    watcher.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (grid.output / "a_text_x1_s0").exists()
+    _, jobs = study("hang", "a")
+    assert [job.state for job in jobs] == ["resume", "new"]
+    assert go(grid, jobs) == {"hang_text_x1_s0": "", "a_text_x1_s0": ""}
+
+
+def test_scores_are_measured_once_even_on_cells_that_were_finished(study):
+    grid, jobs = study("a")
+    go(grid, jobs)
+    score = '{command: [eval, "{run}"], file: score.json, key: fid, higher_is_better: false}'
+    grid = load_config(GridConfig, grid.output.parent / "grid.yaml", [f"score={score}"])
+    assert go(grid, jobs) == {"a_text_x1_s0": ""}
+    assert notes(grid, "a_text_x1_s0")["score"] == {"file": "score.json", "key": "fid", "higher_is_better": False}
+    assert (grid.output / "a_text_x1_s0" / "tries").read_text() == "x"
+    assert run.unfinished(grid, [dataclasses.replace(job, state="done") for job in jobs]) == []
+
+
+def test_a_study_has_one_recipe(study, tmp_path):
+    grid, jobs = study("a")
+    go(grid, jobs)
+    config = load_config(TrainConfig, grid.recipe, jobs[0].overrides)
+    save_config(config, grid.output / "a_text_x1_s0" / "config.yaml")
+    assert study("a")[1][0].state == "done"
+    grid.recipe.write_text(grid.recipe.read_text() + "log_every: 5\n")
+    assert study("a")[1][0].state == "done"
+    grid.recipe.write_text(grid.recipe.read_text() + "lr: 0.5\n")
+    with pytest.raises(UserError, match=r"a_text_x1_s0 was finished with other settings \(lr\)"):
+        study("a")
+
+
+def test_slurm_gets_a_job_array_of_what_is_left(study, tmp_path):
+    grid, (done, *jobs) = study("a", "b", "c", slurm="{partition: gpu, gres: 'gpu:1'}")
+    done = dataclasses.replace(done, state="done")
+    script = cluster.slurm_script(grid, tmp_path / "grid.yaml", [done, *jobs], parallel=4)
+    text = script.read_text()
+    assert "#SBATCH --array=0-1%4\n" in text
+    assert "#SBATCH --partition=gpu\n#SBATCH --gres=gpu:1\n" in text
+    assert "cells=(\n  b_text_x1_s0\n  c_text_x1_s0\n)" in text
+    with pytest.raises(UserError, match="nothing to submit"):
+        cluster.slurm_script(grid, tmp_path / "grid.yaml", [done])
+    task = subprocess.run(["bash", str(script)], env={"SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, text=True)
+    assert task.stdout == f"scaling run {tmp_path}/grid.yaml --cell c_text_x1_s0\n", task.stderr
+
+
+def test_what_sbatch_says_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    sbatch = tmp_path / "sbatch"
+    with pytest.raises(UserError, match="no sbatch on this machine"):
+        cluster.submit(tmp_path / "slurm.sh")
+    sbatch.touch(mode=0o755)
+    sbatch.write_text('#!/bin/sh\necho "Submitted $1"\n')
+    assert cluster.submit(tmp_path / "slurm.sh") == f"Submitted {tmp_path}/slurm.sh"
+    sbatch.write_text("#!/bin/sh\necho 'no such partition' >&2\nexit 1\n")
+    with pytest.raises(UserError, match="no such partition"):
+        cluster.submit(tmp_path / "slurm.sh")
