@@ -5,7 +5,8 @@
     .cache/emoji/
       archives/                         the downloaded packages
       images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
-      train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: pictures without skin tones, every caption variant
+      train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: things, animals and faces, every caption variant
+      train_others.jsonl                people, flags and signs, without skin tones
       train_tones.jsonl                 those with skin tones
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
       test_concepts.jsonl               concepts never seen                                  here and below)
@@ -34,6 +35,7 @@ from archives import CLDR, CLDR_DERIVED, Package, fetch, members
 from captions import common_keywords, parse_name, variants
 from chats import chats
 from documents import documents
+from groups import THINGS, group_of, read_groups
 from pictures import STYLES, code_of_text, write_pictures
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +45,8 @@ from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, read_json, write_json
 
 DEFAULT_OUT = Path(".cache/emoji")
-CORE_FILES = tuple(f"train_{style.key}" for style in STYLES)  # apart, so that a recipe can weigh the styles
+# Apart, so that a recipe can weigh the styles, and what people mostly ask for.
+CORE_FILES = (*(f"train_{style.key}" for style in STYLES), "train_others")
 SPLIT_FILES = (*CORE_FILES, "train_tones", "validation", "test_concepts", "test_compositions")
 TEXT_FILES = ("text", "text_validation")
 TONE_VARIANTS = ("styled", "article", "name")  # pictures with skin tones are many: fewer captions each
@@ -81,13 +84,16 @@ def write_jsonl(out: Path, files: Mapping[str, Iterable[Any]]) -> dict[str, int]
 
 
 def caption_records(
-    codes: Mapping[str, Iterable[str]], notes: Mapping[str, Mapping[str, list[str]]]
+    codes: Mapping[str, Iterable[str]],
+    notes: Mapping[str, Mapping[str, list[str]]],
+    groups: dict[str, tuple[str, str]],
 ) -> list[dict[str, str]]:
     """Every caption of every picture, each with the split it belongs to.
 
     Args:
         codes: style key -> the codes drawn in it; those without a name are left out.
         notes: code -> CLDR annotation.
+        groups: code without skin tones -> Unicode's group and subgroup.
     """
     styles_of: dict[str, list[str]] = {}
     for style in STYLES:
@@ -109,6 +115,7 @@ def caption_records(
             split, kind = splits[emoji.code], "tones" if emoji.tones else "core"
             if split == "train" and withheld.get(emoji.name.concept) == style.key:
                 split = "validation"
+            group, subgroup = group_of(emoji.code, groups)
             texts = variants(emoji.name.text, keywords.get(emoji.code, ()), style.label)
             wanted = ("styled",) if split != "train" else TONE_VARIANTS if emoji.tones else tuple(texts)
             records += [
@@ -119,6 +126,8 @@ def caption_records(
                     "name": emoji.name.text,
                     "concept": emoji.name.concept,
                     "style": style.label,
+                    "group": group,
+                    "subgroup": subgroup,
                     "split": split,
                     "kind": kind,
                     "variant": variant,
@@ -132,12 +141,15 @@ def caption_records(
 def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     """Write the caption and conversation files; returns their part of stats.json."""
     notes = cldr_notes(out / "archives")
-    records = caption_records(codes, notes)
+    noto = next(style for style in STYLES if style.key == "noto")
+    records = caption_records(codes, notes, read_groups(noto.package, out / "archives"))
 
     def file_of(record: Mapping[str, str]) -> str:
         if record["split"] != "train":
             return record["split"]
-        return "train_tones" if record["kind"] == "tones" else f"train_{record['image'].split('/')[1]}"
+        if record["kind"] == "tones":
+            return "train_tones"
+        return f"train_{record['image'].split('/')[1]}" if record["group"] in THINGS else "train_others"
 
     files: dict[str, list[Any]] = {name: [] for name in SPLIT_FILES}
     for record in records:

@@ -19,7 +19,7 @@ from liquid_mm.files import atomic_dir
 from liquid_mm.vocab.prompts import INSTRUCTIONS
 
 END = "<|endoftext|>"
-FILES = ("train_3d.jsonl", "train_noto.jsonl", "train_twemoji.jsonl", "text.jsonl")
+FILES = ("train_3d.jsonl", "train_noto.jsonl", "train_twemoji.jsonl", "train_others.jsonl", "text.jsonl")
 
 
 def texts(folder: Path) -> Iterator[str]:

@@ -112,7 +112,7 @@ def test_resume_is_exact_across_epochs(sets, renderer, stop):
     assert len(json.dumps(state)) < 1000
 
 
-@effort(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stop=st.integers(0, 12), before=st.sampled_from([1, 2, 4]), after=st.sampled_from([1, 2, 4]),
     workers=st.tuples(st.integers(0, 2), st.integers(0, 2)),

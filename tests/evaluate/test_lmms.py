@@ -9,6 +9,7 @@ import pytest
 from evalkit import noise
 
 from liquid_mm.errors import UserError
+from liquid_mm.evaluate import lmms_manifest
 from liquid_mm.generate.model import load
 
 REGISTRY = {}
@@ -82,7 +83,7 @@ def test_what_it_cannot_do_is_said(plugin, tiny_folder):
 
 
 def test_the_entry_point_names_the_class(plugin):
-    manifest = plugin.manifest()
+    manifest = lmms_manifest.manifest()
     module, _, name = manifest.simple_class_path.rpartition(".")
     assert manifest.model_id == "liquid"
     assert getattr(importlib.import_module(module), name) is plugin.Liquid

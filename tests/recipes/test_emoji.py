@@ -321,12 +321,21 @@ def tiny(tmp_path, monkeypatch):
     folder = tmp_path / "emoji" / "archives"
     folder.mkdir(parents=True)
     codes = ("1f34e", "1f44b", "1f44b-1f3fd", "1f9ff")
+    groups = [
+        {"unified": "1F34E", "category": "Food & Drink", "subcategory": "food-fruit"},
+        {"unified": "1F44B", "category": "People & Body", "subcategory": "hand-fingers-open"},
+    ]
+    extra = {"noto": {"emoji.json": json.dumps(groups).encode()}}
     sources = {"3d": "fluent", "noto": "google", "twemoji": "twitter"}
     styles = tuple(
         Style(
             style.key,
             style.label,
-            pack(folder, sources[style.key], {f"{style.folder}/{code}-fe0f.png": image_bytes("red") for code in codes}),
+            pack(
+                folder,
+                sources[style.key],
+                {f"{style.folder}/{code}-fe0f.png": image_bytes("red") for code in codes} | extra.get(style.key, {}),
+            ),
             style.folder,
         )
         for style in STYLES
@@ -352,6 +361,12 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
         json.loads(line) for name in build.SPLIT_FILES for line in (tiny / f"{name}.jsonl").read_text().splitlines()
     ]
     assert {record["concept"] for record in records} == {"red apple", "waving hand"}
+    assert {(record["concept"], record["subgroup"]) for record in records} == {
+        ("red apple", "food-fruit"),
+        ("waving hand", "hand-fingers-open"),  # with a skin tone as well
+    }
+    things = [json.loads(line) for line in (tiny / "train_3d.jsonl").read_text().splitlines()]
+    assert {record["concept"] for record in things} == {"red apple"}
     assert {record["kind"] for record in records if "1f3fd" in record["id"]} == {"tones"}
     assert len({record["id"] for record in records}) == len(records)
     for record in records:

@@ -6,6 +6,7 @@ order of the commands in the help text.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -26,6 +27,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # torchao lists the GPU kernels that this machine cannot load
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app()
     except UserError as error:

@@ -3,7 +3,7 @@
     pip install lmms-eval                                  in an environment of its own: it pins many packages
     python -m lmms_eval --model liquid --model_args pretrained=out/my-model --tasks vqav2_val,gqa,textvqa_val,pope,mme
 
-lmms-eval finds it by the entry point `lmms_eval.models` of this package. Answers are greedy unless a task asks for
+lmms-eval finds it by this package's entry point (`lmms_manifest`). Answers are greedy unless a task asks for
 sampling. Only tasks that generate text are supported: none of the paper's compares likelihoods of answers.
 """
 
@@ -78,10 +78,3 @@ class Liquid(lmms):  # type: ignore[misc]  # lmms-eval has no types
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not supported."""
         raise UserError("this task talks in several rounds: only tasks with one question are supported.")
-
-
-def manifest() -> Any:
-    """What lmms-eval's entry point `lmms_eval.models` expects."""
-    from lmms_eval.models.registry_v2 import ModelManifest
-
-    return ModelManifest(model_id="liquid", simple_class_path="liquid_mm.evaluate.lmms.Liquid")

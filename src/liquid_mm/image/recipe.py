@@ -34,6 +34,7 @@ class ImageTokenizerConfig(Config):
         mse_weight: of the squared error beside L1, for pictures in [-1, 1].
         perceptual_from: share of the steps after which the perceptual loss joins; it is half the cost of a step.
         adversarial_from: share of the steps after which the discriminator joins.
+        flat_patches: a patch of one colour gets one code whatever surrounds it (`image.vqgan.VQGAN`).
         save_dtype: precision of the weights written; the model is rounded to it before codes are ever made.
         every: steps between validations; a checkpoint for `--resume` is written at the same time.
     """
@@ -66,6 +67,7 @@ class ImageTokenizerConfig(Config):
     adversarial_weight: float = Field(0.0, ge=0)
     adversarial_from: float = Field(0.5, ge=0, lt=1)
     flip: bool = False
+    flat_patches: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     save_dtype: Literal["float32", "float16"] = "float32"
     every: int = Field(500, ge=1)

@@ -190,7 +190,7 @@ class _Run:
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
         weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
         model.load_state_dict({name: value.to(dtype).float() for name, value in weights.items()})
-        return VQGAN(model)
+        return VQGAN(model, flat_patches=self.config.flat_patches)
 
     _PARTS = ("model", "codebook", "optimizer", "schedule", "discriminator", "discriminator_optimizer")
 

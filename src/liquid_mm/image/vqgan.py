@@ -3,7 +3,8 @@
     pixels (B, 3, H, W) → encoder → z (B, D, H/f, W/f) → index of the nearest code vector (B, H/f, W/f)
     codes → code vectors (B, D, H/f, W/f) → decoder → pixels (B, 3, H, W)
 
-A folder written by `save` is a plain diffusers model folder. A model of 3·s² instead of 3 input channels takes squares
+A folder written by `save` is a plain diffusers model folder (with `encoding.json` beside it where `flat_patches` is on).
+A model of 3·s² instead of 3 input channels takes squares
 of s pixels a side folded into channels (its *stem*), which spares the costly layers at full resolution.
 """
 
@@ -26,18 +27,32 @@ from PIL import Image
 from torch import nn
 
 from liquid_mm.errors import UserError
+from liquid_mm.files import read_json, write_json
 from liquid_mm.image import preprocess
 
 PIXELS_PER_BATCH = 4 * 1024 * 1024
 """Pixels pushed through the network at once: bounds memory whatever the picture size."""
 
+FLAT = 4 / 127.5
+"""A patch is flat if no channel differs by more than this (four of 256 levels) within it."""
+
 
 class VQGAN:
-    """Pictures ↔ codes by a vector-quantised autoencoder. Implements `image.tokenizer.ImageTokenizer`."""
+    """Pictures ↔ codes by a vector-quantised autoencoder. Implements `image.tokenizer.ImageTokenizer`.
 
-    def __init__(self, model: VQModel) -> None:
+    Args:
+        model: the network.
+        flat_patches: give a patch of one colour the code that a picture of that colour has, whatever surrounds it. An
+            encoder sees more than one patch and hides what it knows of the neighbours in empty ones: a white background
+            then has dozens of codes, which a language model must learn, and by which it tells pictures apart without
+            reading the prompt.
+    """
+
+    def __init__(self, model: VQModel, *, flat_patches: bool = False) -> None:
         network: Any = model
         self.model = network.eval().requires_grad_(False)
+        self.flat_patches = flat_patches
+        self._code_of_colour: dict[tuple[int, ...], int] = {}
 
     @classmethod
     def load(cls, folder: str | Path) -> VQGAN:
@@ -49,8 +64,10 @@ class VQGAN:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} holds no image tokenizer: expected a folder with a VQModel's config.json.")
+        encoding = read_json(folder / "encoding.json") if (folder / "encoding.json").is_file() else {}
         try:
-            return cls(VQModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True))
+            model = VQModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+            return cls(model, flat_patches=encoding.get("flat_patches", False))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder} is not a VQModel folder that can be read: {error}.") from error
 
@@ -61,6 +78,8 @@ class VQGAN:
         model = nn.Module.to(VQModel.from_config(self.model.config), torch.float16 if halves else torch.float32)
         model.load_state_dict(state)
         model.save_pretrained(str(folder))
+        if self.flat_patches:
+            write_json(Path(folder) / "encoding.json", {"flat_patches": True})
 
     @property
     def num_codes(self) -> int:
@@ -91,8 +110,8 @@ class VQGAN:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all weights."""
-        digest = hashlib.sha256()
+        """16 hex digits over all weights, and over `flat_patches` where it is on."""
+        digest = hashlib.sha256(b"flat_patches" if self.flat_patches else b"")
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
@@ -127,6 +146,8 @@ class VQGAN:
         for indices in _batches([image.size for image in flat], step=1):
             pixels = preprocess.to_tensor([flat[index] for index in indices])
             codes = self._encode_pixels(pixels.to(self.model.device, self.model.dtype)).cpu().numpy()
+            if self.flat_patches:
+                self._unify_flat(pixels, codes)
             for index, grid in zip(indices, codes, strict=True):
                 grids[index] = grid
         return grids
@@ -156,11 +177,40 @@ class VQGAN:
         nearest = torch.cdist(vectors, self.model.quantize.embedding.weight.float()).argmin(dim=1)
         return nearest.view(batch, rows, columns)
 
+    def _unify_flat(self, pixels: torch.Tensor, codes: NDArray[np.int64]) -> None:
+        """Overwrite, in `codes` (B, h, w), those of the flat patches of `pixels` (B, 3, H, W)."""
+        flat, colours = flat_patches(pixels, self.downsampling)
+        found = [tuple(colour) for colour in colours.permute(0, 2, 3, 1)[flat].tolist()]
+        new = sorted(set(found) - self._code_of_colour.keys())
+        width, height = self.resolution
+        pictures = torch.tensor(new).view(-1, 3, 1, 1).expand(-1, -1, height, width) / 127.5 - 1.0
+        for start in range(0, len(new), 64):
+            part = pictures[start : start + 64].to(self.model.device, self.model.dtype)
+            middle = self._encode_pixels(part)[:, height // self.downsampling // 2, width // self.downsampling // 2]
+            self._code_of_colour |= dict(zip(new[start : start + 64], middle.tolist(), strict=True))
+        codes[flat.numpy()] = [self._code_of_colour[colour] for colour in found]
+
     def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, h, w) codes → (B, 3, h·f, w·f) pixels, nominally in [-1, 1]."""
         vectors = self.model.quantize.embedding(codes.to(self.model.device)).permute(0, 3, 1, 2)
         folded: torch.Tensor = self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
         return F.pixel_shuffle(folded, self.stem)
+
+
+def flat_patches(pixels: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which patches have one colour, and which colour each has.
+
+    Args:
+        pixels: (B, 3, H, W) in [-1, 1], on the CPU.
+        size: side of a patch in pixels.
+
+    Returns:
+        (B, H/size, W/size) bool, and (B, 3, H/size, W/size) mean colours, int64 in 0…255.
+    """
+    patches = pixels.unfold(2, size, size).unfold(3, size, size)
+    spread = (patches.amax((-1, -2)) - patches.amin((-1, -2))).amax(1)
+    colours = ((patches.mean((-1, -2)) + 1.0) * 127.5).round().long()
+    return spread <= FLAT, colours
 
 
 def fold(pixels: torch.Tensor, stem: int) -> torch.Tensor:
