@@ -8,10 +8,14 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 READY := $(VENV)/.installed
 
-.PHONY: demo test lint types imports check lock clean
+.PHONY: demo demo-report test lint types imports check lock clean
 
 demo: $(READY)  ## draw, describe and write with the demo model
 	$(VENV)/bin/liquid demo --out out
+
+demo-report: $(READY)  ## measure the demo model on held-out emoji: docs/demo.md (downloads the pictures; half an hour)
+	$(VENV)/bin/python recipes/emoji/build.py
+	$(VENV)/bin/python recipes/emoji/report.py
 
 test: $(READY)  ## the whole test suite, offline, in one process
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest

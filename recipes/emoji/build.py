@@ -6,6 +6,7 @@
       archives/                         the downloaded packages
       images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
       train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: things, animals and faces, every caption variant
+      train_common.jsonl                of train_3d what people mostly ask for, without keywords
       train_others.jsonl                people, flags and signs, without skin tones
       train_tones.jsonl                 those with skin tones
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
@@ -35,7 +36,7 @@ from archives import CLDR, CLDR_DERIVED, Package, fetch, members
 from captions import common_keywords, parse_name, variants
 from chats import chats
 from documents import documents
-from groups import THINGS, group_of, read_groups
+from groups import THINGS, Group, group_of, read_groups
 from pictures import STYLES, code_of_text, write_pictures
 from rich.console import Console
 from rich.table import Table
@@ -49,7 +50,7 @@ DEFAULT_OUT = Path(".cache/emoji")
 CORE_FILES = (*(f"train_{style.key}" for style in STYLES), "train_others")
 SPLIT_FILES = (*CORE_FILES, "train_tones", "validation", "test_concepts", "test_compositions")
 TEXT_FILES = ("text", "text_validation")
-TONE_VARIANTS = ("styled", "article", "name")  # pictures with skin tones are many: fewer captions each
+SHORT_VARIANTS = ("styled", "article", "name")  # pictures with skin tones are many: fewer captions each
 
 
 class Part(str, enum.Enum):
@@ -86,14 +87,14 @@ def write_jsonl(out: Path, files: Mapping[str, Iterable[Any]]) -> dict[str, int]
 def caption_records(
     codes: Mapping[str, Iterable[str]],
     notes: Mapping[str, Mapping[str, list[str]]],
-    groups: dict[str, tuple[str, str]],
-) -> list[dict[str, str]]:
+    groups: dict[str, Group],
+) -> list[dict[str, Any]]:
     """Every caption of every picture, each with the split it belongs to.
 
     Args:
         codes: style key -> the codes drawn in it; those without a name are left out.
         notes: code -> CLDR annotation.
-        groups: code without skin tones -> Unicode's group and subgroup.
+        groups: code without skin tones -> its group.
     """
     styles_of: dict[str, list[str]] = {}
     for style in STYLES:
@@ -107,7 +108,7 @@ def caption_records(
     names = {emoji.code: emoji.name.text for emoji in emojis if not emoji.tones}
     keywords = common_keywords(names, {code: notes[code].get("default", []) for code in names})
 
-    records: list[dict[str, str]] = []
+    records: list[dict[str, Any]] = []
     for emoji in emojis:
         for style in STYLES:
             if style.key not in styles_of[emoji.code]:
@@ -115,9 +116,9 @@ def caption_records(
             split, kind = splits[emoji.code], "tones" if emoji.tones else "core"
             if split == "train" and withheld.get(emoji.name.concept) == style.key:
                 split = "validation"
-            group, subgroup = group_of(emoji.code, groups)
+            group = group_of(emoji.code, groups)
             texts = variants(emoji.name.text, keywords.get(emoji.code, ()), style.label)
-            wanted = ("styled",) if split != "train" else TONE_VARIANTS if emoji.tones else tuple(texts)
+            wanted = ("styled",) if split != "train" else SHORT_VARIANTS if emoji.tones else tuple(texts)
             records += [
                 {
                     "id": f"{emoji.code}/{style.key}/{variant}",
@@ -126,8 +127,9 @@ def caption_records(
                     "name": emoji.name.text,
                     "concept": emoji.name.concept,
                     "style": style.label,
-                    "group": group,
-                    "subgroup": subgroup,
+                    "group": group.name,
+                    "subgroup": group.subgroup,
+                    "common": group.is_common(emoji.name.text),
                     "split": split,
                     "kind": kind,
                     "variant": variant,
@@ -144,7 +146,7 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     noto = next(style for style in STYLES if style.key == "noto")
     records = caption_records(codes, notes, read_groups(noto.package, out / "archives"))
 
-    def file_of(record: Mapping[str, str]) -> str:
+    def file_of(record: Mapping[str, Any]) -> str:
         if record["split"] != "train":
             return record["split"]
         if record["kind"] == "tones":
@@ -155,6 +157,9 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     for record in records:
         files[file_of(record)].append(record)
     pictures = {record["image"]: record for record in records}
+    files["train_common"] = [
+        record for record in files["train_3d"] if record["common"] and record["variant"] in SHORT_VARIANTS
+    ]
     files["chat_train"] = [
         chat
         for image, record in pictures.items()

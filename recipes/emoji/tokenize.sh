@@ -3,7 +3,7 @@
 set -eu
 emoji=.cache/emoji
 tokenizer=runs/emoji-tokenizer/tokenizer
-for split in 3d noto twemoji others tones; do
+for split in common 3d noto twemoji others tones; do
   liquid tokenize $emoji/train_$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96
 done
 liquid tokenize $emoji/chat_train.jsonl -t $tokenizer -o $emoji/tokens/chat --batch-size 96

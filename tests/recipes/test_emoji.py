@@ -322,8 +322,8 @@ def tiny(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     codes = ("1f34e", "1f44b", "1f44b-1f3fd", "1f9ff")
     groups = [
-        {"unified": "1F34E", "category": "Food & Drink", "subcategory": "food-fruit"},
-        {"unified": "1F44B", "category": "People & Body", "subcategory": "hand-fingers-open"},
+        {"unified": "1F34E", "category": "Food & Drink", "subcategory": "food-fruit", "added_in": "0.6"},
+        {"unified": "1F44B", "category": "People & Body", "subcategory": "hand-fingers-open", "added_in": "0.6"},
     ]
     extra = {"noto": {"emoji.json": json.dumps(groups).encode()}}
     sources = {"3d": "fluent", "noto": "google", "twemoji": "twitter"}
