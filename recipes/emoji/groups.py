@@ -17,7 +17,10 @@ THINGS = frozenset(
 
 
 FIRST_SET = "0.6"  # Unicode's number for the emoji that Japanese phones had before there was a standard
-NOT_COMMON = frozenset({"time", "hotel"})  # 24 clock faces, and a figure in a bath
+COMMON = frozenset(
+    {"food-fruit", "food-sweet", "animal-mammal", "heart", "plant-flower", "sky & weather", "transport-air"}
+    | {"transport-ground"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,11 @@ class Group:
         return self.name in THINGS
 
     def is_common(self, name: str) -> bool:
-        """Whether people are likely to ask for it: a thing of the first set whose name has at most two words."""
-        first = self.added_in == FIRST_SET and self.subgroup not in NOT_COMMON and len(name.split()) <= 2
+        """Whether people are likely to ask for it: fruit, sweets, animals, hearts, flowers, weather, vehicles.
+
+        Only those of the first set with at most two words, and `PROMPTS`: what an hour of a laptop can teach.
+        """
+        first = self.added_in == FIRST_SET and self.subgroup in COMMON and len(name.split()) <= 2
         return self.is_thing and (first or name in PROMPTS)
 
 

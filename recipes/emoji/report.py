@@ -32,6 +32,7 @@ from liquid_mm.errors import UserError
 from liquid_mm.evaluate.asking import answer
 from liquid_mm.evaluate.features import FeatureNet, load_features
 from liquid_mm.evaluate.frechet import Gaussian, frechet_distance
+from liquid_mm.evaluate.protocol import Value
 from liquid_mm.evaluate.stats import bootstrap
 from liquid_mm.files import atomic_file, write_json
 from liquid_mm.generate.model import LiquidModel
@@ -39,7 +40,7 @@ from liquid_mm.generate.sheet import contact_sheet
 from liquid_mm.vocab.base import load_base
 
 SPLITS = {
-    "seen": "train_3d.jsonl",
+    "seen": "train_common.jsonl",
     "unseen style": "validation.jsonl",
     "unseen composition": "test_compositions.jsonl",
     "unseen concept": "test_concepts.jsonl",
@@ -70,7 +71,9 @@ class Report:
     ) -> None:
         """The mean of `values`, resampled by `units` (concepts)."""
         table = {"value": np.asarray(values, float), "unit": np.array(units)}
-        low, high = bootstrap(table, lambda t: {"mean": float(t["value"].mean())}, "unit")["mean"]
+        low, high = bootstrap(table, lambda t: {"mean": Value(float(t["value"].mean()), len(t["value"]))}, "unit")[
+            "mean"
+        ]
         self.add_number(metric, split, float(np.mean(values)), len(values), (low, high), chance)
 
     def add_number(

@@ -42,6 +42,15 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def generation_dtype(device: torch.device) -> torch.dtype:
+    """As `default_dtype`, but bfloat16 on a CPU with instructions for it: a step reads half the memory."""
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12
+        found = torch.cpu.get_capabilities()
+        if found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"):
+            return torch.bfloat16
+    return default_dtype(device)
+
+
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """A dtype by its name; None stays None.
 

@@ -214,3 +214,51 @@ def test_the_context_bounds_what_is_allocated():
     engine = Engine(llm, vocabulary)
     engine.run([text(508, tokens=50)])
     assert engine._runner._cache._shape[1] == 512
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_fails_the_youngest_and_the_others_go_on_fewer_at_once(error):
+    llm, vocabulary = model("smollm")
+    engine = Engine(llm, vocabulary, max_batch=8)
+    most = []
+
+    def small(rows, ids, starts, forward=engine._runner.forward):
+        if len(rows) > 4:
+            raise error
+        most.append(len(rows))
+        return forward(rows, ids, starts)
+
+    engine._runner.forward = small
+    requests = [picture(vocabulary, length, (16, 16), scale=3.0) for length in (5, 30, 9)]
+    futures = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    with pytest.raises(UserError, match="not enough memory"):
+        futures[2].result()
+    for future, request in zip(futures[:2], requests[:2], strict=True):
+        assert simplify(future.result()) == expected(llm, vocabulary, request)
+    # What had no room together is not tried together again.
+    again = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    assert [simplify(future.result()) for future in again] == [expected(llm, vocabulary, r) for r in requests]
+    assert max(most) == 4
+
+
+def test_one_request_that_has_no_room_alone_fails_alone():
+    llm, vocabulary = model("smollm")
+    engine = Engine(llm, vocabulary, max_batch=4)
+
+    def none(rows, ids, starts):
+        raise torch.OutOfMemoryError("no room")
+
+    forward, engine._runner.forward = engine._runner.forward, none
+    future = engine.submit(picture(vocabulary, 5, (16, 16), scale=3.0))
+    engine.step()
+    with pytest.raises(UserError, match="not enough memory"):
+        future.result()
+    engine._runner.forward = forward
+    request = picture(vocabulary, 5, (16, 16), scale=3.0)
+    assert [simplify(result) for result in engine.run([request])] == [expected(llm, vocabulary, request)]

@@ -128,3 +128,45 @@ def test_full_size_layout_has_the_released_names():
         "quantize.embedding.weight", "quant_conv.weight",
     ]  # fmt: skip
     assert {rename(name, 5) for name in taming} <= set(model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def unifying(tokenizer):
+    return VQGAN(tokenizer.model, flat_patches=True)
+
+
+def on(background, box=(40, 56, 90, 100)):
+    """A picture of 128 × 128: some noise in `box` (left, top, right, bottom) on one colour."""
+    picture = np.full((128, 128, 3), background, np.uint8)
+    left, top, right, bottom = box
+    picture[top:bottom, left:right] = np.random.default_rng(0).integers(0, 256, (bottom - top, right - left, 3))
+    return Image.fromarray(picture)
+
+
+def test_patches_of_one_colour_have_the_code_of_that_colour_whatever_surrounds_them(tokenizer, unifying):
+    for background in ((255, 255, 255), (20, 90, 200)):
+        plain = tokenizer.encode([Image.new("RGB", (128, 128), background)])[0][4, 4]
+        before, after = tokenizer.encode([on(background)])[0], unifying.encode([on(background)])[0]
+        touched = np.zeros((8, 8), bool)
+        touched[56 // 16 : -(-100 // 16), 40 // 16 : -(-90 // 16)] = True
+        assert (after[~touched] == plain).all()
+        np.testing.assert_array_equal(after[touched], before[touched])
+
+
+def test_a_patch_is_flat_up_to_four_levels(unifying):
+    noisy = np.full((16, 32, 3), 100, np.uint8)
+    noisy[3, 5], noisy[3, 21] = 104, 105
+    pixels = (torch.from_numpy(noisy).permute(2, 0, 1)[None].float() / 127.5) - 1.0
+    flat, colours = vqgan.flat_patches(pixels, 16)
+    assert flat.tolist() == [[[True, False]]]
+    assert colours[0, :, 0, 0].tolist() == [100, 100, 100]
+
+
+def test_unified_codes_are_kept_in_the_folder_and_told_by_the_fingerprint(tokenizer, unifying, tmp_path):
+    unifying.save(tmp_path / "on")
+    tokenizer.save(tmp_path / "off")
+    again = VQGAN.load(tmp_path / "on")
+    assert again.flat_patches
+    assert not VQGAN.load(tmp_path / "off").flat_patches
+    assert again.fingerprint == unifying.fingerprint != tokenizer.fingerprint
+    np.testing.assert_array_equal(again.encode([on((255, 255, 255))])[0], unifying.encode([on((255, 255, 255))])[0])

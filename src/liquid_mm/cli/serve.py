@@ -35,9 +35,8 @@ def serve(
     quantization: Annotated[str | None, typer.Option(help="int8 or int4 weights.")] = None,
 ) -> None:
     """Serve a model: OpenAI's API at /v1, its documentation at /docs, a page at /."""
-    from liquid_mm.checkpoint import load_checkpoint
     from liquid_mm.errors import UserError
-    from liquid_mm.generate.model import LiquidModel
+    from liquid_mm.generate.model import load
 
     try:
         from liquid_mm.serve.app import create_app, run
@@ -54,6 +53,5 @@ def serve(
         image_hosts=tuple(image_host or ()),
         log_prompts=log_prompts,
     )
-    parts = load_checkpoint(checkpoint, device=device, dtype=dtype, quantization=quantization)
-    model = LiquidModel(parts, max_batch)
+    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization, max_batch=max_batch)
     run(create_app(model, settings, name=name or Path(checkpoint).resolve().name, page=page), host, port)

@@ -33,6 +33,7 @@ from torch import Tensor
 from liquid_mm.errors import UserError
 from liquid_mm.generate.guidance import guide
 from liquid_mm.generate.head import Head
+from liquid_mm.generate.packed import is_packed
 from liquid_mm.generate.request import OnEvent, Request, Result, Running
 from liquid_mm.generate.runner import Runner
 from liquid_mm.generate.sampling import SamplingConfig, sample
@@ -60,7 +61,8 @@ class Engine:
     def __init__(self, llm: Any, vocabulary: Vocabulary, max_batch: int = 16) -> None:
         self.llm, self.vocabulary, self.max_batch = llm, vocabulary, max_batch
         self._context = context_length(llm)
-        self._head = Head(llm, probe=vocabulary.eos)
+        # The rows of codes are few and read at every step; those of text would cost their memory twice.
+        self._head = Head(llm, probe=vocabulary.eos, pack=[vocabulary.codes] if is_packed(llm) else [])
         self._runner = Runner(llm, self._context)
         self._runner.check((vocabulary.eos, vocabulary.boi, vocabulary.eoi, vocabulary.unconditional))
         self._slots = Slots(max(2, max_batch), self._runner)
@@ -119,8 +121,9 @@ class Engine:
     def step(self) -> bool:
         """Advance every request by one id; whether there is more to do.
 
-        What goes wrong with one request ends in its future; what goes wrong on the device, in those of all that run.
-        Requests that wait are tried with the next step.
+        What goes wrong with one request ends in its future; what goes wrong on the device, in those of all that run,
+        but for memory that runs out: then the youngest fails and the others go on, fewer at once. Requests that wait
+        are tried with the next step.
         """
         with self._stepping:
             self._work.clear()
@@ -133,7 +136,10 @@ class Engine:
                 try:
                     chosen = self._choose(ready, self._slots.advance())
                 except Exception as error:
-                    self._fail_all(error)
+                    if is_out_of_memory(error):
+                        self._shrink(error)
+                    else:
+                        self._fail_all(error)
                 else:
                     for state, token in zip(ready, chosen, strict=True):
                         self._attempt(state, token)
@@ -206,6 +212,19 @@ class Engine:
             state.slots.clear()
         self._slots.clear()
 
+    def _shrink(self, error: Exception) -> None:
+        """Out of memory: the youngest request fails, the others start again from their ids, never so many at once."""
+        *others, youngest = self._running
+        kept = sum(len(state.slots) for state in others)
+        youngest.error = UserError(f"not enough memory for this request beside what else runs: {error}")
+        for state in self._running:
+            state.slots.clear()
+        self._slots.clear()
+        if others:
+            self._slots.limit(max(2, kept))
+        self._waiting.extendleft(reversed(others))
+        self._running = [youngest]
+
     def _choose(self, states: list[Running], hidden: Tensor) -> list[int]:
         """The next id of each request, or -1 where the model gives no numbers; `hidden` is (rows, D)."""
         chosen: dict[Running, int] = {}
@@ -230,6 +249,11 @@ class Engine:
                 for i, index in zip(members, _sample(scores, sampling, uniform), strict=True):
                     chosen[group[i]] = index if index < 0 else index + span.start
         return [chosen[state] for state in states]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, had no memory left for tensors."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _sample(logits: Tensor, sampling: SamplingConfig, uniform: Tensor) -> list[int]:

@@ -6,6 +6,7 @@ Multiplying those alone spares most of the largest matrix of the model (Gemma-7B
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from liquid_mm.errors import UserError
+from liquid_mm.generate.packed import PackedLinear, can_pack
 from liquid_mm.head import LogitRule, gives_own_logits
 
 
@@ -22,17 +24,21 @@ class Head:
     Args:
         llm: the model; its backbone is `llm.base_model`.
         probe: any id, for the one forward pass that checks this head against the model's own.
+        pack: ranges of rows to lay out as `generate.packed` does, where that is possible; copies of those rows.
 
     Raises:
         UserError: the family changes its logits in a way that is not known here.
     """
 
-    def __init__(self, llm: Any, probe: int) -> None:
+    def __init__(self, llm: Any, probe: int, pack: Sequence[range] = ()) -> None:
         self._module = llm.get_output_embeddings()
         # A head that is quantised or wrapped by an adapter has no plain rows: it is then run whole.
         weight = self._module.weight
         self._has_rows = type(self._module) is nn.Linear and type(weight) in (Tensor, nn.Parameter)
         self._rule = LogitRule.of(llm)
+        self._packed: dict[range, PackedLinear] = {}
+        if self._has_rows and can_pack(weight):
+            self._packed = {span: PackedLinear(*self._part(span)) for span in pack}
         with torch.inference_mode():
             ids = torch.tensor([probe], device=llm.device)
             size = llm.get_input_embeddings().weight.shape[0]
@@ -44,10 +50,15 @@ class Head:
 
     def __call__(self, hidden: Tensor, span: range) -> Tensor:
         """Logits (B, len(span)) of the ids in `span` from final hidden states (B, D)."""
-        rows = slice(span.start, span.stop)
-        if self._has_rows:
-            bias = self._module.bias
-            products = functional.linear(hidden, self._module.weight[rows], None if bias is None else bias[rows])
+        if span in self._packed:
+            products = self._packed[span](hidden)
+        elif self._has_rows:
+            products = functional.linear(hidden, *self._part(span))
         else:
-            products = self._module(hidden)[:, rows]
+            products = self._module(hidden)[:, span.start : span.stop]
         return self._rule(products)
+
+    def _part(self, span: range) -> tuple[Tensor, Tensor | None]:
+        rows = slice(span.start, span.stop)
+        bias = self._module.bias
+        return self._module.weight[rows], None if bias is None else bias[rows]

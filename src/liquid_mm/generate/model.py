@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from liquid_mm.checkpoint import Checkpoint, load_checkpoint
+from liquid_mm.device import generation_dtype, pick_device
 from liquid_mm.errors import UserError
 from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.fingerprint import weights_fingerprint
 from liquid_mm.generate.grammar import Part
 from liquid_mm.generate.images import GeneratedImage
+from liquid_mm.generate.packed import pack
 from liquid_mm.generate.prompting import ImageLike, Keep, Messages, Prompting, Size, pick_seed
 from liquid_mm.generate.request import OnEvent, Request, Result
 from liquid_mm.generate.sampling import SamplingConfig
@@ -45,19 +47,28 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     quantization: str | None = None,
+    *,
+    max_batch: int = 16,
 ) -> LiquidModel:
     """Load a checkpoint folder, ready to generate.
+
+    On a CPU the weights are laid out for its matrix kernels (`generate.packed`): such a model generates, nothing else.
 
     Args:
         path: a folder written by this project, or "demo" for the model inside the package.
         device: where to put it; by default CUDA, then Metal, then the CPU, whichever is there.
         dtype: of the language model's weights ("float32", "bfloat16", "float16"); by default what suits the device.
         quantization: "int8" or "int4" for weight-only quantisation, or None.
+        max_batch: see `LiquidModel`.
 
     Raises:
         UserError: the folder is missing, of another layout, or its parts do not fit each other.
     """
-    return LiquidModel(load_checkpoint(path, device=device, dtype=dtype, quantization=quantization))
+    device = pick_device(device)
+    dtype = dtype or generation_dtype(device)
+    checkpoint = load_checkpoint(path, device=device, dtype=dtype, quantization=quantization)
+    pack(checkpoint.llm)
+    return LiquidModel(checkpoint, max_batch)
 
 
 class LiquidModel:

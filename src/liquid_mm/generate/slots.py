@@ -72,11 +72,17 @@ class Slots:
         self._live: list[Slot] = []
         # What each row holds that is not live; for a live one this is empty, as its slot knows.
         self._left: list[list[int]] = [[] for _ in range(count)]
+        self._most = count
 
     @property
     def free(self) -> int:
         """How many more may be taken."""
-        return len(self._left) - len(self._live)
+        return self._most - len(self._live)
+
+    def limit(self, count: int) -> None:
+        """Never use more than `count` rows from now on; what they hold must fit already."""
+        assert len(self._live) <= count
+        self._most = min(self._most, count)
 
     def take(self, ids: list[int]) -> Slot:
         """A free row that is to hold `ids`; the caller appends to that list as the sequence grows."""

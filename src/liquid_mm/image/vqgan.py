@@ -3,9 +3,9 @@
     pixels (B, 3, H, W) → encoder → z (B, D, H/f, W/f) → index of the nearest code vector (B, H/f, W/f)
     codes → code vectors (B, D, H/f, W/f) → decoder → pixels (B, 3, H, W)
 
-A folder written by `save` is a plain diffusers model folder (with `encoding.json` beside it where `flat_patches` is on).
-A model of 3·s² instead of 3 input channels takes squares
-of s pixels a side folded into channels (its *stem*), which spares the costly layers at full resolution.
+A folder written by `save` is a plain diffusers model folder, with `encoding.json` beside it where `flat_patches` is on.
+A model of 3·s² instead of 3 input channels takes squares of s pixels a side folded into channels (its *stem*), which
+spares the costly layers at full resolution.
 """
 
 from __future__ import annotations

