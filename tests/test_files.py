@@ -3,9 +3,10 @@
 import errno
 
 import pytest
+from safetensors import SafetensorError
 
 from liquid_mm.errors import UserError, nearest
-from liquid_mm.files import atomic_dir, atomic_file, read_json, write_json
+from liquid_mm.files import atomic_dir, atomic_file, cached_dir, disk_errors, read_json, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -40,6 +41,24 @@ def test_disk_trouble_is_told_in_words(tmp_path, number, words):
     with pytest.raises(UserError, match=words), atomic_file(tmp_path / "a"):
         raise OSError(number, "trouble")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_safetensors_is_told_in_words_too(tmp_path):
+    """It reports the system's errors by a type of its own, which has no number."""
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(UserError, match="disk is full"), disk_errors(tmp_path):
+        raise SafetensorError(message)
+
+
+def test_of_two_that_fill_a_cache_the_first_wins(tmp_path):
+    path = tmp_path / "cache" / "model"
+    with cached_dir(path) as late:
+        with cached_dir(path) as early:
+            (early / "early").touch()
+        assert [entry.name for entry in path.iterdir()] == ["early"]  # a reader never sees it vanish
+        (late / "late").touch()
+    assert [entry.name for entry in path.iterdir()] == ["early"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["model"]
 
 
 def test_json_round_trip_and_errors(tmp_path):

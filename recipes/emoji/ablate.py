@@ -68,7 +68,8 @@ def result(run: Path) -> dict[str, float]:
     trained = [line for line in lines if line["kind"] == "train"][-1]
     held_out = [line for line in lines if line["kind"] == "validation"][-1]
     rows = {"train": trained, "validation": held_out}
-    return {name: rows[name.split()[0]].get(f"{name.split()[1]}/loss", float("nan")) for name in COLUMNS}
+    found = {name: rows[name.split()[0]].get(f"{name.split()[1]}/loss") for name in COLUMNS}
+    return {name: value for name, value in found.items() if value is not None}  # as far as the recipe has such data
 
 
 def variants(only: list[str] | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -105,9 +106,9 @@ def main(
             found.append(result(output))
         cells = []
         for column in COLUMNS:
-            values = [row[column] for row in found]
+            values = [row[column] for row in found if column in row]
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
+            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "–")
         rows.append(f"| {factor} | {name} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     head = [f"| factor | variant | {' | '.join(COLUMNS)} |", "| --- | --- |" + " --- |" * len(COLUMNS)]

@@ -7,6 +7,9 @@
       images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
       train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: things, animals and faces, every caption variant
       train_common.jsonl                of train_3d what people mostly ask for, without keywords
+      train_common_noto.jsonl           the same things in Noto style
+      train_views.jsonl                 both, moved, resized, dimmed: for captions
+      chat_common.jsonl                 conversations about both
       train_others.jsonl                people, flags and signs, without skin tones
       train_tones.jsonl                 those with skin tones
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
@@ -34,13 +37,14 @@ from typing import Annotated, Any
 import typer
 from archives import CLDR, CLDR_DERIVED, Package, fetch, members
 from captions import common_keywords, parse_name, variants
-from chats import chats
+from chats import STYLE_SAID, chats
 from documents import documents
 from groups import THINGS, Group, group_of, read_groups
 from pictures import STYLES, code_of_text, write_pictures
 from rich.console import Console
 from rich.table import Table
 from splits import Emoji, assign, verify, withheld_styles
+from views import write_views
 
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, read_json, write_json
@@ -159,6 +163,19 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     pictures = {record["image"]: record for record in records}
     files["train_common"] = [
         record for record in files["train_3d"] if record["common"] and record["variant"] in SHORT_VARIANTS
+    ]
+    files["train_common_noto"] = [
+        record for record in files["train_noto"] if record["common"] and record["variant"] == "styled"
+    ]
+    common = [record for record in files["train_common"] if record["variant"] == "styled"] + files["train_common_noto"]
+    files["train_views"] = [seen for record in common for seen in write_views(record, out)]
+    files["chat_common"] = [
+        chat
+        for record in common
+        # What is asked for without a style is drawn in the first one.
+        for chat in chats(
+            record["name"], record["style"], record["image"], 4, STYLE_SAID if record["style"] == "3D" else 1.0
+        )
     ]
     files["chat_train"] = [
         chat

@@ -33,25 +33,30 @@ DESCRIBE = (  # question, answer
 STYLE_SAID = 0.5  # of the requests to draw
 
 
-def chats(name: str, style: str, image: str) -> list[dict[str, Any]]:
-    """The two conversations about one picture; which wording they have depends on name and style alone.
+def chats(name: str, style: str, image: str, wordings: int = 1, style_said: float = STYLE_SAID) -> list[dict[str, Any]]:
+    """Conversations about one picture, two per wording; which wordings they have depends on name and style alone.
 
     Args:
         name: what the picture shows, "red apple".
         style: how it is drawn, "3D".
         image: its path, as the records give it.
+        wordings: how many.
+        style_said: share of the requests to draw that name the style.
     """
     picture = {"type": "image", "image": image}
     article = with_article(name)
-    wish = f"{article} in {style} style" if share("chat style", name, style) < STYLE_SAID else article
-    request = DRAW[int(share("draw", name, style) * len(DRAW))].format(wish)
-    question, answer = DESCRIBE[int(share("describe", name, style) * len(DESCRIBE))]
-    if is_plural(name):
-        answer = answer.replace("This is", "These are").replace("It is", "They are")
-    return [
-        _chat([_text(request)], [picture]),
-        _chat([picture, _text(question)], [_text(answer.format(article, style=style))]),
-    ]
+    wish = f"{article} in {style} style" if share("chat style", name, style) < style_said else article
+    found = []
+    for number in range(wordings):
+        request = DRAW[(int(share("draw", name, style) * len(DRAW)) + number) % len(DRAW)].format(wish)
+        question, answer = DESCRIBE[(int(share("describe", name, style) * len(DESCRIBE)) + number) % len(DESCRIBE)]
+        if is_plural(name):
+            answer = answer.replace("This is", "These are").replace("It is", "They are")
+        found += [
+            _chat([_text(request)], [picture]),
+            _chat([picture, _text(question)], [_text(answer.format(article, style=style))]),
+        ]
+    return found
 
 
 def _text(text: str) -> dict[str, str]:

@@ -3,9 +3,10 @@
 set -eu
 emoji=.cache/emoji
 tokenizer=runs/emoji-tokenizer/tokenizer
-for split in common 3d noto twemoji others tones; do
+for split in common common_noto views 3d noto twemoji others tones; do
   liquid tokenize $emoji/train_$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96
 done
+liquid tokenize $emoji/chat_common.jsonl -t $tokenizer -o $emoji/tokens/chat_common --batch-size 96
 liquid tokenize $emoji/chat_train.jsonl -t $tokenizer -o $emoji/tokens/chat --batch-size 96
 for split in validation test_concepts test_compositions; do
   liquid tokenize $emoji/$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96

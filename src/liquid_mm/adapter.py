@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir
+from liquid_mm.files import cached_dir
 from liquid_mm.vocab.base import cache_dir, file_sha256, load_base, locate
 from liquid_mm.vocab.extend import extend_model
 from liquid_mm.vocab.vocabulary import Vocabulary
@@ -83,8 +84,7 @@ def merged_folder(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch
     cached = cache_dir() / f"merged-{key}"
     if not cached.exists():
         llm, tokenizer = merge(folder, base, vocabulary, dtype)
-        # Two processes may get here at once: the later rename replaces an equal folder.
-        with atomic_dir(cached, overwrite=True) as part:
+        with cached_dir(cached) as part:
             llm.save_pretrained(part)
             tokenizer.save_pretrained(part)
     return cached
@@ -126,6 +126,8 @@ def _set_rows(llm: Any, path: Path) -> None:
         rows = load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: the adapter is incomplete.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): fetch or train the adapter again.") from error
     tables = _tables(llm)
     if rows.keys() != {"ids", *tables}:
         raise UserError(f"{path} holds {', '.join(sorted(rows))}; expected ids, {', '.join(tables)}.")

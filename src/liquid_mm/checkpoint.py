@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from liquid_mm import adapter
 from liquid_mm.device import default_dtype, parse_dtype, pick_device, quantization_config
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir, read_json, write_json
+from liquid_mm.files import atomic_dir, check_free, read_json, write_json
 from liquid_mm.image.chameleon import load_chameleon
 from liquid_mm.image.preprocess import flatten, open_image, pad_to_square
 from liquid_mm.image.tokenizer import ImageTokenizer
@@ -164,7 +165,8 @@ def load_checkpoint(
         if quantization:
             raise UserError(
                 f"{folder} holds an adapter on {base.source}, which cannot be loaded quantised: leave `quantization` "
-                f"out, or merge it first (load, then save_checkpoint)."
+                f"out, or merge it first "
+                f"(`save_checkpoint(load_checkpoint(path), out)` of liquid_mm.checkpoint)."
             )
         llm, tokenizer = adapter.merge(folder, base, vocabulary, weights)
     else:
@@ -202,6 +204,7 @@ def extend(
     """
     if (Path(base) / RECORD).is_file():
         raise UserError(f"{base} is extended already: give the language model it was made from.")
+    check_free(out)
     images = load_image_tokenizer(image_tokenizer)
     llm, tokenizer = load_base(base, parse_dtype(dtype) or torch.float32)
     vocabulary = extend_model(
@@ -237,7 +240,7 @@ def load_weights(folder: Path | str, **options: Any) -> Any:
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         llm, info = load(folder, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} has no causal language model that can be read: {error}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))

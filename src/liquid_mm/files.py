@@ -12,21 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from liquid_mm.errors import UserError
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "disk full" and "not permitted" into a sentence naming `path`."""
+    """Turn "disk full" and "not permitted" into a sentence naming the file, or `path` where the error names none."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        full = f"the disk is full: could not write {path}. Free some space and run the command again."
+        if not isinstance(error, OSError):
+            if "No space left" in str(error):  # safetensors reports the system's errors as text
+                raise UserError(full) from error
+            raise
         if error.errno == errno.ENOSPC:
-            raise UserError(
-                f"the disk is full: could not write {path}. Free some space and run the command again."
-            ) from error
+            raise UserError(full) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"no permission to write {path}: choose another output folder.") from error
+            raise UserError(f"no permission for {error.filename or path}: choose another folder.") from error
         raise
 
 
@@ -55,9 +60,7 @@ def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         UserError: `path` exists and is not an empty folder, and `overwrite` is false.
     """
-    path = Path(path)
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} already exists: choose another output folder, or remove it first.")
+    path = Path(path) if overwrite else check_free(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _beside(path)
@@ -73,6 +76,36 @@ def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
                 os.replace(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def cached_dir(path: Path) -> Iterator[Path]:
+    """As `atomic_dir`, for what any process may make at any time and all make alike: the first to finish wins."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(path)
+        part.mkdir()
+        try:
+            yield part
+            try:
+                part.rename(path)
+            except OSError:  # a folder that is not empty cannot be replaced: another process was faster
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def check_free(path: str | Path) -> Path:
+    """`path`, which is to become a new folder; asked before long work rather than after it.
+
+    Raises:
+        UserError: it exists and is not an empty folder.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} already exists: choose another output folder, or remove it first.")
+    return path
 
 
 def write_json(path: str | Path, value: Any) -> None:

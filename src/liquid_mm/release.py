@@ -15,6 +15,7 @@ from typing import Any
 
 from liquid_mm.checkpoint import RECORD, Checkpoint, load_tokenizer, load_weights, save_checkpoint
 from liquid_mm.errors import UserError
+from liquid_mm.files import check_free
 from liquid_mm.image.chameleon import load_chameleon
 from liquid_mm.image.vqgan import VQGAN
 from liquid_mm.vocab.extend import special_token_ids
@@ -34,6 +35,7 @@ def import_release(llm: str | Path, vqgan: str | Path, out: str | Path) -> None:
     """
     if (Path(llm) / RECORD).is_file():
         raise UserError(f"{llm} is a checkpoint folder already: load it as it is.")
+    check_free(out)
     images = load_chameleon(vqgan)
     tokenizer = load_tokenizer(llm)
     model = load_weights(llm, dtype="auto")

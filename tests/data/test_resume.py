@@ -121,3 +121,15 @@ def test_a_strangers_folder_is_left_alone(tmp_path, source):
 def test_resuming_what_was_never_started_starts_it(tmp_path, source):
     assert tokenize(source, None, tmp_path / "out", max_rejects=1, resume=True).records == 19
     assert json.loads((tmp_path / "out/manifest.json").read_text())["rejected"] == {"no text": 4}
+
+
+def test_pictures_from_another_folder_are_another_source(tmp_path, jsonl, image_tokenizer):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for n in range(2 * BATCH):
+            picture(n, (32, 32)).save(tmp_path / folder / f"{n}.png")
+    captions = jsonl(*({"image": f"{n}.png", "text": "a picture"} for n in range(2 * BATCH)))
+    options = {"image_tokenizer": image_tokenizer, "sizes": [(32, 32)], "batch_size": BATCH}
+    killed(captions, tmp_path / "out", BATCH, images=tmp_path / "a", **options)
+    with pytest.raises(UserError, match="the source"):
+        tokenize(captions, image_tokenizer, tmp_path / "out", resume=True, images=tmp_path / "b", sizes=[(32, 32)])

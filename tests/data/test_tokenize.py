@@ -43,7 +43,8 @@ def test_pictures_shown_in_a_chat_are_padded_and_drawn_ones_cropped(tmp_path, im
     chat = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
     tokenize([chat], image_tokenizer, tmp_path / "out", sizes=[(48, 32)])
     user, assistant = TokenizedSet(tmp_path / "out")[0].messages
-    codes = image_tokenizer.encode([pad_to_square(shown, 32), center_crop_resize(drawn, (48, 32))])
+    side = max(image_tokenizer.resolution)  # what generation looks at, whatever is drawn
+    codes = image_tokenizer.encode([pad_to_square(shown, side), center_crop_resize(drawn, (48, 32))])
     np.testing.assert_array_equal(user.parts[0], codes[0])
     np.testing.assert_array_equal(assistant.parts[1], codes[1])
     assert (user.parts[1], assistant.parts[0]) == ("More?", "Yes:")
@@ -161,6 +162,15 @@ def test_a_remote_picture_that_is_missing_is_a_reject(tmp_path, image_tokenizer)
     manifest = tokenize(records, image_tokenizer, tmp_path / "out", sizes=[(32, 32)], max_rejects=0.5)
     assert manifest.rejected == {"image cannot be used": 1}
     assert "there is no file memory://none/1.png" in (tmp_path / "out/rejects.jsonl").read_text()
+
+
+def test_a_network_that_fails_stops_the_set_and_says_how_to_go_on(tmp_path, image_tokenizer, monkeypatch):
+    def fail(name):
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr("liquid_mm.data.tokenize.read_bytes", fail)
+    with pytest.raises(UserError, match=r"memory://none/1\.png could not be fetched .*--resume"):
+        tokenize([pair("memory://none/1.png")], image_tokenizer, tmp_path / "out", sizes=[(32, 32)], max_rejects=1)
 
 
 def test_nothing_half_written_is_left(tmp_path, image_tokenizer, monkeypatch):

@@ -99,6 +99,10 @@ def test_the_key_table_is_strict(tmp_path):
     torch.save({"state_dict": {**state, "loss.logvar": torch.zeros(1)}}, folder / "vqgan.ckpt")
     with pytest.raises(UserError, match=r"lacks 1 weights, the first is 'post_quant_conv.bias'"):
         load_chameleon(folder)
+    wide = {name: value.repeat(2) if name == "decoder.conv_in.bias" else value for name, value in state.items()}
+    torch.save({"state_dict": wide}, folder / "vqgan.ckpt")
+    with pytest.raises(UserError, match=r"'decoder\.conv_in\.bias' has the shape .* different models"):
+        load_chameleon(folder)
     (folder / "vqgan.ckpt").write_bytes(b"not a pickle")
     with pytest.raises(UserError, match="damaged or holds more than tensors"):
         load_chameleon(folder)

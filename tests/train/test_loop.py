@@ -254,8 +254,18 @@ def test_a_checkpoint_that_changed_on_the_disk_is_refused(tmp_path, file):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     finished(tmp_path)
-    with pytest.raises(UserError, match="step-00000002 cannot be read"):
+    with pytest.raises(UserError, match="step-00000002 is whole, but not one of this run"):
         trainer(recipe(tmp_path, method="lora", lora=DROPPING)).resume()
+
+
+def test_random_states_of_devices_that_are_not_here_any_more_do_not_hinder(tmp_path, monkeypatch):
+    """As when a run goes on with another number of visible GPUs."""
+    config, _ = finished(tmp_path)
+    more = [torch.get_rng_state(), torch.get_rng_state()]
+    monkeypatch.setattr(checkpoint, "random_state", lambda: more)
+    resumed = trainer(config)
+    resumed.resume()
+    assert resumed.state.step == 2
 
 
 def test_a_full_disk_is_said_and_the_earlier_checkpoint_stays(tmp_path, monkeypatch):

@@ -5,16 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from trainkit import FAMILIES, tiny
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig
 
 from liquid_mm.errors import UserError
+from liquid_mm.head import LogitRule
 from liquid_mm.train.loss import Head, check_head, fused_loss, reference_loss
 
+PLAIN = LogitRule()
 
-def problem(*, bias=False, softcap=None, seed=0):
+
+def problem(*, bias=False, rule=PLAIN, seed=0):
     torch.manual_seed(seed)
     hidden = torch.randn(23, 16, requires_grad=True)
     weight = nn.Parameter(torch.randn(50, 16))
-    head = Head(weight, nn.Parameter(torch.randn(50)) if bias else None, softcap)
+    head = Head(weight, nn.Parameter(torch.randn(50)) if bias else None, rule)
     return hidden, head, torch.randint(0, 50, (23,))
 
 
@@ -25,9 +29,10 @@ def gradients(loss, hidden, head):
 
 @pytest.mark.parametrize("chunk_elements", [1, 50 * 7, 1 << 20])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
-@pytest.mark.parametrize(("bias", "softcap"), [(False, None), (True, None), (False, 2.0), (True, 2.0)])
-def test_fused_equals_reference(bias, softcap, z_loss, chunk_elements):
-    hidden, head, targets = problem(bias=bias, softcap=softcap)
+@pytest.mark.parametrize("rule", [LogitRule(), LogitRule(softcap=2.0), LogitRule(0.3), LogitRule(0.3, 2.0)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_equals_reference(bias, rule, z_loss, chunk_elements):
+    hidden, head, targets = problem(bias=bias, rule=rule)
     fused, stats = fused_loss(hidden, head, targets, z_loss=z_loss, chunk_elements=chunk_elements)
     slow, expected = reference_loss(hidden, head, targets, z_loss=z_loss)
     torch.testing.assert_close(fused, slow)
@@ -50,7 +55,7 @@ def test_rows_of_a_frozen_head_get_their_part_of_its_gradient():
     reference, _ = reference_loss(hidden, head, targets)
     _, expected = torch.autograd.grad(reference, (hidden, head.weight))
     ids = torch.tensor([3, 40, 41])
-    frozen = Head(head.weight.detach(), None, None)
+    frozen = Head(head.weight.detach())
     rows = nn.Parameter(frozen.weight[ids])
     fused, _ = fused_loss(hidden, frozen, targets, rows=rows, row_ids=ids, chunk_elements=200)
     (gradient,) = torch.autograd.grad(fused, rows)
@@ -82,12 +87,19 @@ def test_the_head_of_every_family_is_known(family):
     check_head(tiny(family))
 
 
-def test_a_head_that_does_more_is_refused():
-    from transformers import GraniteConfig, GraniteForCausalLM
+@pytest.mark.parametrize("family", [(CohereConfig, {"logit_scale": 0.1}), (GraniteConfig, {"logits_scaling": 8.0})])
+def test_families_that_scale_their_logits(family):
+    check_head(small(*family))
 
-    config = GraniteConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
-    )
-    config.logits_scaling = 4.0
-    with pytest.raises(UserError, match="granite"):
-        check_head(GraniteForCausalLM(config))
+
+def test_a_head_that_does_more_is_refused():
+    llm = small(LlamaConfig, {})
+    llm.lm_head.register_forward_hook(lambda module, given, logits: logits + 1 + logits.abs())
+    with pytest.raises(UserError, match="llama"):
+        check_head(llm)
+
+
+def small(config, settings):
+    """A random model of one layer."""
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return AutoModelForCausalLM.from_config(config(vocab_size=32, pad_token_id=0, **shape, **settings))

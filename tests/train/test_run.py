@@ -94,6 +94,29 @@ def test_a_finished_run_is_a_checkpoint(assets, tmp_path, method):
         torch.testing.assert_close(logits(tmp_path / "run" / "adapter"), logits(final), rtol=1e-4, atol=1e-4)
 
 
+def test_a_second_stage_goes_on_from_the_first_and_is_still_one_adapter(assets, tmp_path):
+    first = write_recipe(assets, tmp_path, method="lora", precision="fp32", lora="{rank: 4}")
+    train(load_config(TrainConfig, first), progress=False)
+    lines = {"output": tmp_path / "second", "start_from": tmp_path / "run", "steps": 1, "lr": 1e-12}
+    path = write_recipe(
+        assets, tmp_path, method="lora", precision="fp32", lora="{rank: 4}", adapter_base=assets / "base", **lines
+    )
+    final = train(load_config(TrainConfig, path), progress=False)
+    # A step that changes nothing: the end of the first stage, and far from where that began.
+    torch.testing.assert_close(logits(final), logits(tmp_path / "run" / "final"), rtol=1e-4, atol=1e-4)
+    assert (logits(final) - logits(assets / "model")).abs().max() > 1e-2
+    torch.testing.assert_close(logits(tmp_path / "second" / "adapter"), logits(final), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="differs in lora"):
+        train(load_config(TrainConfig, path, ["lora.rank=8", f"output={tmp_path / 'third'}"]), progress=False)
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        train(load_config(TrainConfig, path, [f"start_from={tmp_path}", f"output={tmp_path / 'third'}"]))
+    assert not (tmp_path / "third").exists()
+    # From the first stage's merged model instead, an adapter would lack the first stage.
+    again = [f"model={tmp_path / 'run' / 'final'}", "start_from=null", f"output={tmp_path / 'third'}"]
+    with pytest.raises(UserError, match="they differ in"):
+        train(load_config(TrainConfig, path, again), progress=False)
+
+
 def test_bf16_lora_is_close_in_both_forms(assets, tmp_path):
     path = write_recipe(assets, tmp_path, method="lora", adapter_base=assets / "base")
     final = train(load_config(TrainConfig, path), progress=False)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from liquid_mm.errors import UserError
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say how to install what an import inside misses."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"this needs the package {error.name}: pip install 'liquid-mm[{name}]'.") from error
 
 
 def parse_size(text: str) -> tuple[int, int]:

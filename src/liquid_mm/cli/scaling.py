@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from liquid_mm.cli.app import app
-from liquid_mm.errors import UserError
+from liquid_mm.cli.options import extra
 
 if TYPE_CHECKING:
     from liquid_mm.scaling.grid import Cell, GridConfig, SizeConfig
@@ -86,7 +84,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Fit scaling laws to a study's runs and answer the paper's questions; writes tables and scaling.json."""
-    with _extra():
+    with extra("eval"):
         from liquid_mm.scaling.report import fit_study, summary
 
     typer.echo(summary(fit_study(study, out or study, draws=draws, seed=seed)))
@@ -98,20 +96,11 @@ def plot(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where figures and scaling.html go.")] = None,
 ) -> None:
     """Draw the paper's Figures 4, 6, 7 and Table 5 from the tables, without the runs."""
-    with _extra():
+    with extra("eval"):
         from liquid_mm.scaling.report import plot_study
 
     for path in plot_study(tables, out or tables):
         typer.echo(path)
-
-
-@contextmanager
-def _extra() -> Iterator[None]:
-    """Say how to install what an import inside misses."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(f"this needs the package {error.name}: pip install 'liquid-mm[eval]'.") from error
 
 
 def _read(grid: Path, only: list[str] | None) -> tuple[GridConfig, list[Cell]]:

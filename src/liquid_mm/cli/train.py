@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from liquid_mm.cli.app import app
-from liquid_mm.cli.options import Out, Overrides, Recipe, Resume
+from liquid_mm.cli.options import Out, Overrides, Recipe, Resume, extra
 
 
 @app.command("train-tokenizer")
@@ -21,8 +21,10 @@ def train_tokenizer(
 ) -> None:
     """Train a small VQGAN; the model lands in OUT/tokenizer, a before/after picture beside it."""
     from liquid_mm.config import load_config
-    from liquid_mm.image.recipe import ImageTokenizerConfig
-    from liquid_mm.image.train import train_tokenizer
+
+    with extra("train"):
+        from liquid_mm.image.recipe import ImageTokenizerConfig
+        from liquid_mm.image.train import train_tokenizer
 
     report = train_tokenizer(load_config(ImageTokenizerConfig, recipe, overrides or ()), out, resume=resume)
     typer.echo(
@@ -43,14 +45,17 @@ def train(
 ) -> None:
     """Train a Liquid model: pre-training, instruction tuning, full or LoRA, by one recipe."""
     from liquid_mm.config import load_config
-    from liquid_mm.train.config import TrainConfig
+
+    with extra("train"):
+        from liquid_mm.train.config import TrainConfig
 
     config = load_config(TrainConfig, recipe, overrides or ())
     if plan:
         return _plan(config, [gpus] if gpus else sorted(config.layouts) or [1], gpu, mfu)
-    from liquid_mm.generate.samples import sample_hook
-    from liquid_mm.train.run import train
-    from liquid_mm.train.signals import Interrupted
+    with extra("train"):
+        from liquid_mm.generate.samples import sample_hook
+        from liquid_mm.train.run import train
+        from liquid_mm.train.signals import Interrupted
 
     try:
         final = train(config, resume=resume, on_sample=sample_hook)

@@ -14,6 +14,7 @@ conversation are padded to a square instead, so that nothing is cut away. What c
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import math
@@ -155,6 +156,8 @@ class Stage:
         if image_tokenizer is None:
             return
         self.sizes = self.sizes or (image_tokenizer.resolution,)
+        # As generation looks at pictures (`Checkpoint.read_image`), whatever sizes are drawn.
+        self.shown_side = max(image_tokenizer.resolution)
         if image_tokenizer.num_codes > MAX_CODES:
             raise UserError(
                 f"the image tokenizer has {image_tokenizer.num_codes} codes: sets store at most {MAX_CODES}."
@@ -213,20 +216,33 @@ class Stage:
     def _picture(self, image: ImageRef, shown: bool, where: str) -> Image.Image:
         if self.image_tokenizer is None:
             raise UserError(f"{where} has an image: an image tokenizer is needed to encode it.")
+        content = _fetch(image.name, where) if isinstance(image, Url) else image
         try:
-            content = read_bytes(image.name) if isinstance(image, Url) else image
             picture = flatten(open_image(content, max_pixels=self.max_pixels))
         except UserError as error:
             raise Unusable("image cannot be used", where, str(error)) from error
         except (ValueError, EOFError, struct.error, zlib.error) as error:  # what Pillow's plugins raise on odd files
             raise Unusable("image cannot be used", where, f"it is damaged: {error}.") from error
         if shown:
-            return pad_to_square(picture, min(self.sizes[0]))
+            return pad_to_square(picture, self.shown_side)
         short, long = sorted(picture.size)
         if long > MAX_ASPECT * short:
             detail = f"{picture.width}x{picture.height} pixels: the longer side is over {MAX_ASPECT:g} × the shorter."
             raise Unusable("image too narrow", where, detail)
         return center_crop_resize(picture, self.nearest_size(*picture.size))
+
+
+def _fetch(url: str, where: str) -> bytes:
+    """A remote picture: one that is not there is that record's trouble, a failing network everybody's."""
+    try:
+        return read_bytes(url)
+    except UserError as error:
+        raise Unusable("image cannot be used", where, str(error)) from error
+    except (OSError, asyncio.TimeoutError) as error:  # the latter is an OSError from Python 3.11 on
+        raise UserError(
+            f"{where}: {url} could not be fetched ({type(error).__name__}: {error}). What is done is kept: run the "
+            f"same command with --resume."
+        ) from error
 
 
 def _images(entry: Entry) -> Iterator[tuple[ImageRef, bool]]:
@@ -240,7 +256,7 @@ def _images(entry: Entry) -> Iterator[tuple[ImageRef, bool]]:
 
 def _settings(parts: Sequence[Piece], stage: Stage) -> dict[str, Any]:
     """What decides the records of a set: an interrupted run goes on only if none of it changed."""
-    names = "\n".join(piece.name for piece in parts)
+    names = "\n".join(f"{piece.name} {piece.folder}" for piece in parts)
     return {
         "the source": hashlib.sha256(names.encode()).hexdigest()[:16],
         "sizes": stage.sizes,

@@ -71,8 +71,14 @@ def load_chameleon(folder: str | Path) -> VQGAN:
         target = rename(name, levels)
         if target not in expected:
             raise UserError(f"{folder / 'vqgan.ckpt'}: weight {name!r} has no place in the model vqgan.yaml describes.")
+        shape = expected[target].shape
         # The middle attention's 1×1 convolutions are linear layers in diffusers.
-        renamed[target] = tensor.float().reshape(expected[target].shape)
+        if tensor.shape not in (shape, (*shape, 1, 1)):
+            raise UserError(
+                f"{folder / 'vqgan.ckpt'}: weight {name!r} has the shape {tuple(tensor.shape)}, but vqgan.yaml "
+                f"describes {tuple(shape)}: they belong to different models."
+            )
+        renamed[target] = tensor.float().reshape(shape)
     missing = sorted(set(expected) - set(renamed))
     if missing:
         raise UserError(f"{folder / 'vqgan.ckpt'} lacks {len(missing)} weights, the first is {missing[0]!r}.")

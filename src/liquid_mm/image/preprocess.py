@@ -53,7 +53,11 @@ def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = MA
         raise UserError(f"{name} is not an image that can be read (PNG, JPEG, WebP, GIF, BMP, TIFF …).") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} is oversized: at most {max_pixels:,} pixels are allowed.") from error
-    except (OSError, SyntaxError) as error:  # Pillow reports truncated and damaged files as either
+    except OSError as error:
+        if error.errno is None:  # Pillow's own: the file was read, and is no whole picture
+            raise UserError(f"{name} is truncated or damaged: {error}.") from error
+        raise UserError(f"{name} could not be opened: {error.strerror}.") from error
+    except SyntaxError as error:  # Pillow reports truncated and damaged files as either
         raise UserError(f"{name} is truncated or damaged: {error}.") from error
 
 

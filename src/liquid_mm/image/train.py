@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vector_quantize_pytorch import VectorQuantize
 
 from liquid_mm.config import changed_keys, load_config, save_config
+from liquid_mm.device import pick_device
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_dir, atomic_file, read_json, write_json
 from liquid_mm.image.dataset import ImageFolder, list_images
@@ -63,7 +64,7 @@ def train_tokenizer(
     paths, held_out = _split(config)
     run = _Run(config, len(paths))
     if resume and state_file.exists():
-        run.load(torch.load(state_file, weights_only=True))
+        run.load(torch.load(state_file, map_location="cpu", weights_only=True))
     save_config(config, out / "recipe.yaml")
     size = (config.resolution, config.resolution)
     batches = run.batches(ImageFolder(paths, size, flip=config.flip))
@@ -103,7 +104,7 @@ class _Run:
     def __init__(self, config: ImageTokenizerConfig, pictures: int) -> None:
         torch.manual_seed(config.seed)
         self.config, self.pictures, self.step = config, pictures, 0
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.device = pick_device(None)
         model = config.model()
         if config.start is not None:
             model.load_state_dict(VQGAN.load(config.start).model.state_dict())

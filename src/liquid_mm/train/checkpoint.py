@@ -109,20 +109,38 @@ class Checkpointer:
         """Let the last checkpoint be finished."""
         self._thread.shutdown()
 
-    def load(self, folder: Path, tensors: dict[str, Tensor]) -> None:
-        """Fill `tensors` in place from a checkpoint, whatever number of processes wrote it.
+    def verify(self, folder: Path) -> None:
+        """Compare a checkpoint's files with the hashes noted when they were written.
 
         Raises:
-            UserError: it is damaged, or of another model.
+            UserError: it is damaged.
         """
         damaged = [name for names in self.engine.gather(self._damaged(folder)) for name in names]
         if damaged:
             raise unreadable(folder, f"{', '.join(damaged)} changed since it was written")
+
+    def load(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Fill `tensors` in place from a checkpoint, whatever number of processes wrote it.
+
+        Raises:
+            UserError: it is of another model.
+        """
         try:
             with _single_process_is_meant():
                 dcp.load(tensors, checkpoint_id=folder, process_group=self.engine.background)
         except CheckpointException as error:
-            raise unreadable(folder, str(_cause(error))) from error
+            cause = _cause(error)
+            if isinstance(cause, OSError):
+                raise unreadable(folder, str(cause)) from error
+            # The files are what was written: it is this run that asks for something else.
+            raise UserError(
+                f"checkpoint {folder} is whole, but not one of this run ({cause}): resume with the model and settings "
+                f"it was written with."
+            ) from error
+
+    def names(self, folder: Path) -> set[str]:
+        """Names of the tensors in a checkpoint."""
+        return set(dcp.FileSystemReader(folder).read_metadata().state_dict_metadata)
 
     def _damaged(self, folder: Path) -> list[str]:
         """Files whose hash is not the one noted, looked at by this process; all share the work."""

@@ -93,6 +93,8 @@ class TrainConfig(Config):
     Args:
         model: Liquid checkpoint folder to start from.
         output: run folder to write.
+        start_from: another run's folder, of the same `model`, method and LoRA shape: begin with the weights of its
+            latest checkpoint, optimiser and data afresh. A second stage whose result is still one adapter to one base.
         data: what to read, and the shape of a batch.
         validation: what to measure on, or None.
         steps: optimiser steps.
@@ -124,6 +126,7 @@ class TrainConfig(Config):
 
     model: Path
     output: Path
+    start_from: Path | None = None
     data: MixtureConfig
     validation: MixtureConfig | None = None
     steps: Annotated[int, Field(ge=1)]
@@ -192,4 +195,9 @@ class TrainConfig(Config):
         shard = world if config.shard == "all" else config.shard
         if world % shard:
             raise UserError(f"shard {shard}: {world} processes do not form whole groups of that many.")
+        if self.validation is not None and self.validation.batch_size % world:
+            raise UserError(
+                f"validation.batch_size {self.validation.batch_size} cannot be shared by {world} processes: it must be "
+                f"a multiple of their number."
+            )
         return config.model_copy(update={"shard": shard})

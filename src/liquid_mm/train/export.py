@@ -9,9 +9,11 @@ import torch
 
 from liquid_mm.adapter import Base
 from liquid_mm.checkpoint import Checkpoint, save_adapter, save_checkpoint
+from liquid_mm.errors import UserError
 from liquid_mm.files import read_json
-from liquid_mm.train.adapt import Learner
+from liquid_mm.train.adapt import Learner, new_row_ids
 from liquid_mm.train.config import TrainConfig
+from liquid_mm.vocab.base import load_base
 
 
 def export(learner: Learner, start: Checkpoint, config: TrainConfig) -> Path:
@@ -30,6 +32,35 @@ def export(learner: Learner, start: Checkpoint, config: TrainConfig) -> Path:
         save_adapter(trained, learner.peft, Base.of(config.adapter_base), adapter, dtype=dtype)
     save_checkpoint(dataclasses.replace(start, llm=learner.merge(_stored_dtype(config.model))), final)
     return final
+
+
+def check_adapter_base(start: Checkpoint, config: TrainConfig) -> None:
+    """Make sure that what `RUN/adapter` will leave out, the frozen weights, is in `config.adapter_base`.
+
+    Raises:
+        UserError: `config.model` has other weights, such as those of an earlier training.
+    """
+    if config.adapter_base is None:
+        return
+    stored = _stored_dtype(config.model)
+    base, _ = load_base(config.adapter_base, torch.float32)
+    theirs = dict(base.named_parameters())
+    new = torch.tensor(new_row_ids(start.vocabulary))
+    tables = {id(start.llm.get_input_embeddings().weight), id(start.llm.get_output_embeddings().weight)}
+    for name, ours in start.llm.named_parameters():
+        other = theirs.get(name)
+        if other is not None:
+            other = other.to(stored).to(ours.dtype)
+            if id(ours) in tables:  # what is in both, without the rows that are trained
+                old = torch.ones(min(len(ours), len(other)), dtype=torch.bool)
+                old[new[new < len(old)]] = False
+                ours, other = ours[: len(old)][old], other[: len(old)][old]
+            if torch.equal(ours, other):
+                continue
+        raise UserError(
+            f"{config.model} is not {config.adapter_base} with new rows: they differ in {name}. An adapter would lack "
+            f"what it learnt before; leave adapter_base out, or go on with that run's own adapter by start_from."
+        )
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:

@@ -96,8 +96,10 @@ class Trainer:
             return
         self.state = checkpoint.read_progress(found[-1])
         tensors = self._tensors(self.meter)
-        # Another number of processes has no random states of its own here.
+        self.checkpoints.verify(found[-1])
+        # Another number of processes or of GPUs has no random states of its own here.
         random = self._random() if self.state.world == self.engine.world else {}
+        random = random if random.keys() <= self.checkpoints.names(found[-1]) else {}
         self.checkpoints.load(found[-1], tensors | random)
         self.learner.after_step()
         self.batches.set_state(self.state.data)
@@ -105,6 +107,13 @@ class Trainer:
             self.meter.reset()
         if random:
             checkpoint.set_random_state(random.values())
+
+    def start_from(self, folder: Path) -> None:
+        """Take the trained weights of another run's checkpoint, and nothing else of it."""
+        tensors = {name: value for name, value in self._tensors(self.meter).items() if name.startswith("trained/")}
+        self.checkpoints.verify(folder)
+        self.checkpoints.load(folder, tensors)
+        self.learner.after_step()
 
     def run(self) -> None:
         """Train to the last step.
@@ -138,10 +147,12 @@ class Trainer:
                     loss = values.get("loss", math.nan)
                     bar.set_postfix_str(f"loss {loss:.3f}, {values['tokens_per_second']:.0f} tokens/s")
                     self._report(recorder, "train", values)
-                self._pause(recorder)
+                # First what must not be lost: samples may fail, and who sends a signal may not wait for them.
                 if stop or self._due(self.config.save_every):
                     self.save()
-                if stop:
+                if not stop:
+                    self._pause(recorder)
+                else:
                     self.checkpoints.wait()
                     raise Interrupted(
                         f"stopped after step {self.state.step} of {self.config.steps}; a checkpoint is kept in "

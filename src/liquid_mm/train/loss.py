@@ -31,24 +31,27 @@ CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 26}
 """Logits held at once: on a GPU 256 MiB in float32, 254 rows of Gemma's 264192 entries."""
 
 
+PLAIN = LogitRule()
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """How a model turns hidden states into logits: `softcap · tanh((h Wᵀ + b) / softcap)`; no softcap, no tanh."""
+    """How a model turns hidden states into logits: `rule(h Wᵀ + b)`."""
 
     weight: Tensor
-    bias: Tensor | None
-    softcap: float | None
+    bias: Tensor | None = None
+    rule: LogitRule = PLAIN
 
     @classmethod
     def of(cls, llm: nn.Module) -> Head:
         """The head of a Hugging Face causal LM."""
         linear: Any = llm.get_output_embeddings()  # type: ignore[operator]
-        return cls(linear.weight, getattr(linear, "bias", None), LogitRule.of(llm).softcap)
+        return cls(linear.weight, getattr(linear, "bias", None), LogitRule.of(llm))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) in float32 of `hidden` (…, D), without fusing."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return LogitRule(softcap=self.softcap)(F.linear(hidden, self.weight.to(hidden.dtype), bias).float())
+        return self.rule(F.linear(hidden, self.weight.to(hidden.dtype), bias).float())
 
 
 @torch.no_grad()
@@ -61,7 +64,8 @@ def check_head(llm: Any) -> None:
     if not gives_own_logits(llm, Head.of(llm).logits, torch.arange(4, device=llm.device)):
         raise UserError(
             f"models of type {llm.config.model_type!r} change their logits after the output layer in a way the fused "
-            f"loss does not know; supported: an output bias and `final_logit_softcapping`."
+            f"loss does not know; supported: an output bias, `logit_scale`, `logits_scaling` and "
+            f"`final_logit_softcapping`."
         )
 
 
@@ -104,7 +108,7 @@ def fused_loss(
     """
     chunk_elements = chunk_elements or CHUNK_ELEMENTS.get(hidden.device.type, 1 << 24)
     total, loss, top, logsumexp = _FusedLoss.apply(
-        hidden, head.weight, head.bias, rows, row_ids, targets, head.softcap, z_loss, chunk_elements
+        hidden, head.weight, head.bias, rows, row_ids, targets, head.rule, z_loss, chunk_elements
     )
     return total, TokenStats(loss, top, logsumexp)
 
@@ -130,7 +134,7 @@ class _FusedLoss(torch.autograd.Function):
         rows: Tensor | None,
         row_ids: Tensor | None,
         targets: Tensor,
-        softcap: float | None,
+        rule: LogitRule,
         z_loss: float,
         chunk_elements: int,
     ) -> tuple[Tensor, ...]:
@@ -147,12 +151,15 @@ class _FusedLoss(torch.autograd.Function):
         loss, logsumexp = torch.empty(count, device=device), torch.empty(count, device=device)
         top = torch.empty(count, dtype=torch.int64, device=device)
 
+        softcap = rule.softcap
         step = max(1, chunk_elements // len(weight))
         with torch.autocast(device.type, enabled=False):
             for start in range(0, count, step):
                 part = slice(start, start + step)
                 h, target = hidden[part].to(dtype), targets[part, None]
                 logits = F.linear(h, matrix, None if bias is None else bias.to(dtype)).float()
+                if rule.scale != 1:
+                    logits.mul_(rule.scale)
                 if softcap is not None:
                     logits = logits.div_(softcap).tanh_().mul_(softcap)
                 highest, top[part] = logits.max(-1)
@@ -169,6 +176,8 @@ class _FusedLoss(torch.autograd.Function):
                 d_logits.scatter_add_(1, target, torch.full_like(picked, -1.0)[:, None])
                 if slope is not None:
                     d_logits.mul_(slope)
+                if rule.scale != 1:
+                    d_logits.mul_(rule.scale)
                 d = d_logits.to(dtype)
                 if d_hidden is not None:
                     d_hidden[part] = d @ matrix

@@ -30,7 +30,7 @@ from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.engine import Engine, processes
-from liquid_mm.train.export import export
+from liquid_mm.train.export import check_adapter_base, export
 from liquid_mm.train.loop import Trainer, samples_folder
 from liquid_mm.train.records import describe
 from liquid_mm.vocab.prompts import Renderer
@@ -69,10 +69,13 @@ def train(
     _check_folder(config, resume)
     if final.exists():
         return final
+    begun = resume and checkpoints(run / "checkpoints")
+    first = None if begun else _first_stage(config)
     here = config.on(processes())
     engine = Engine(here.precision, int(here.shard))
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
+        check_adapter_base(base, config)
         torch.manual_seed(config.seed)
         learner = Learner(base.llm, base.vocabulary, here)
         renderer = Renderer(base.tokenizer, base.vocabulary)
@@ -100,6 +103,8 @@ def train(
             describe=lambda batch: describe(batch, renderer),
             progress=progress,
         )
+        if first is not None:
+            trainer.start_from(first)
         if resume:
             trainer.resume()
         trainer.run()
@@ -120,7 +125,7 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
     """Refuse to mix two runs in one folder."""
     run = config.output
     if not resume:
-        if (run / "final").exists() or checkpoints(run / "checkpoints"):
+        if (run / "final").exists() or (run / "adapter").exists() or checkpoints(run / "checkpoints"):
             raise UserError(f"{run} already holds a run: add --resume to go on with it, or choose another output.")
         return
     if not (run / "config.yaml").exists():
@@ -134,3 +139,24 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
             f"cannot resume {run} with other settings: {', '.join(changed)} differ from its config.yaml. "
             f"Free to change: {', '.join(sorted(FREE))}; data.batch_size and grad_accum if their product stays."
         )
+
+
+def _first_stage(config: TrainConfig) -> Path | None:
+    """The checkpoint whose weights the run begins with, where `start_from` names a run.
+
+    Raises:
+        UserError: there is none, or the run trained something else than this one does.
+    """
+    run = config.start_from
+    if run is None:
+        return None
+    found = checkpoints(run / "checkpoints")
+    if not found:
+        raise UserError(f"start_from: {run} holds no checkpoints/step-*; it must be the folder of a run.")
+    before = load_config(TrainConfig, run / "config.yaml")
+    if differ := [key for key in ("model", "method", "lora") if getattr(before, key) != getattr(config, key)]:
+        raise UserError(
+            f"start_from: {run} differs in {', '.join(differ)}; a second stage trains the same weights of the same "
+            f"model. To begin with all it has learnt, use model={run / 'final'} instead."
+        )
+    return found[-1]

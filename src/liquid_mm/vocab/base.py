@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir
+from liquid_mm.files import cached_dir
 
 PACKAGE = "package:"
 
@@ -111,8 +111,7 @@ def _dequantised(path: Path) -> Path:
     if not folder.exists():
         gguf: dict[str, Any] = {"gguf_file": path.name}
         llm, tokenizer = _load(path.parent, torch.float32, quantization_config=GgufConfig(dequantize=True), **gguf)
-        # Two processes may get here at once: the later rename replaces an equal folder.
-        with atomic_dir(folder, overwrite=True) as part:
+        with cached_dir(folder) as part:
             llm.save_pretrained(part)
             tokenizer.save_pretrained(part)
     return folder

@@ -1,0 +1,59 @@
+"""The same picture seen a little differently: moved, resized, mirrored, dimmer, blurred.
+
+A caption must not hang on every code being the expected one: a photograph of the thing, or the model's own drawing of
+it after a trip through the image tokenizer, has others. Only captions are learnt from views, never drawing.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from liquid_mm.files import atomic_file
+
+VIEWS = 8
+
+
+def view(image: Image.Image, rng: random.Random) -> Image.Image:
+    """A picture of the same size; what moves out of it is lost, what comes in is white.
+
+    Args:
+        image: RGB over white.
+        rng: decides everything.
+    """
+    width, height = image.size
+    scale = rng.uniform(0.8, 1.1)
+    small = image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    if rng.random() < 0.5:
+        small = ImageOps.mirror(small)
+    canvas = Image.new("RGB", image.size, "white")
+    across, down = (rng.uniform(-0.08, 0.08) for _ in range(2))
+    canvas.paste(
+        small, (round((width - small.width) / 2 + across * width), round((height - small.height) / 2 + down * height))
+    )
+    canvas = ImageEnhance.Brightness(canvas).enhance(rng.uniform(0.93, 1.0))
+    canvas = ImageEnhance.Color(canvas).enhance(rng.uniform(0.8, 1.2))
+    return canvas.filter(ImageFilter.GaussianBlur(rng.choice((0.0, 0.4, 0.8))))
+
+
+def write_views(record: dict[str, Any], out: Path, count: int = VIEWS) -> list[dict[str, Any]]:
+    """Write the views of a record's picture that are not there yet; returns a record for each.
+
+    Args:
+        record: as in the caption files; its picture is below `out`.
+        count: how many.
+    """
+    found = []
+    for number in range(count):
+        name = record["image"].replace("images/", "views/").replace(".png", f"-{number}.png")
+        if not (out / name).exists():
+            with Image.open(out / record["image"]) as image:
+                seen = view(image.convert("RGB"), random.Random(f"{record['image']} {number}"))
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(out / name) as part:
+                seen.save(part, "png")
+        found.append(record | {"id": f"{record['id']}/{number}", "image": name})
+    return found
