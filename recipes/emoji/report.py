@@ -41,11 +41,12 @@ from liquid_mm.vocab.base import load_base
 
 SPLITS = {
     "seen": "train_common.jsonl",
-    "unseen style": "validation.jsonl",
+    "seen, Noto style": "train_common_noto.jsonl",
+    "unseen style": "train_twemoji.jsonl",  # of what was seen in the other two
     "unseen composition": "test_compositions.jsonl",
     "unseen concept": "test_concepts.jsonl",
 }
-GUIDANCE = 3.0
+GUIDANCE = 1.0
 CURVE = (1.0, 2.0, 3.0, 5.0, 7.0)
 TOPS = (1, 10)
 BATCH = 24
@@ -93,11 +94,11 @@ class Report:
 
 
 def pictures_of(file: Path) -> list[Record]:
-    """One record per picture, its first caption."""
+    """One record per picture, its caption with the style; of training pictures those of common things."""
     found: dict[str, Record] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        if record.get("variant", "styled") == "styled":
+        if record.get("variant", "styled") == "styled" and (record["common"] or record["split"] != "train"):
             found.setdefault(record["image"], record)
     return list(found.values())
 

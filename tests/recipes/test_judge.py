@@ -61,11 +61,12 @@ def test_the_report_is_written_with_every_split_and_its_chance(tmp_path, monkeyp
     (emoji / "images" / "3d").mkdir(parents=True)
     for file in report.SPLITS.values():
         lines = []
-        for number in range(4):
+        for number in range(5):  # the last is not among the common things, and left out
             path = f"images/3d/{number}.png"
-            Image.new("RGB", (64, 64), (60 * number, 10, 200)).save(emoji / path)
+            Image.new("RGB", (64, 64), (50 * number, 10, 200)).save(emoji / path)
             fields = {"image": path, "text": f"thing {number}, 3D style", "name": f"thing {number}", "style": "3D"}
-            lines.append(json.dumps(fields | {"concept": f"thing {number}", "variant": "styled"}))
+            fields |= {"concept": f"thing {number}", "variant": "styled", "split": "train"}
+            lines.append(json.dumps(fields | {"common": number < 4}))
         (emoji / file).write_text("\n".join(lines))
     (emoji / "text_validation.jsonl").write_text(json.dumps({"text": "A few words of English."}) + "\n")
     (emoji / "stats.json").write_text("{}")
