@@ -54,6 +54,20 @@ def test_a_deadline_ends_a_request_with_a_word(monkeypatch):
             list(hurried.client().completions.create(**LONG, n=8, stream=True))
 
 
+def test_a_stream_with_nothing_to_tell_says_that_it_is_alive(monkeypatch):
+    with serving(Settings(keep_alive=0.05)) as patient:
+        decode, ready = patient.model.decode_images, threading.Event()
+        monkeypatch.setattr(patient.model, "decode_images", lambda grids: ready.wait(30) and decode(grids))
+        ask = {"prompt": "a duck", "seed": 1, "stream": True}
+        with httpx2.stream("POST", f"{patient.url}/v1/images/generations", json=ask, timeout=30) as answer:
+            lines = answer.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": still at it", ""] * 2
+            ready.set()
+            assert "event: image_generation.completed" in list(lines)
+        (event,) = patient.client().images.generate(model="tiny", prompt="a duck", stream=True)
+        assert event.type == "image_generation.completed", "clients read over the comments"
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     with serving(Settings(max_queue=3)) as small:
         with pytest.raises(openai.RateLimitError, match="at most 3 may") as failed:

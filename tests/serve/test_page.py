@@ -42,7 +42,7 @@ def test_the_page_and_the_api_share_the_server(site):
 
 
 def test_four_pictures_grow_and_are_kept(visitor):
-    job = visitor.submit("a duck", "as described", "48 × 32", 3, 7, api_name="/create")
+    job = visitor.submit("a duck", "as described", "48 × 32", 3, "7", api_name="/create")
     *shown, gallery = job.result()
     assert [size(picture) for picture in shown] == [(48, 32)] * 4
     assert [entry["caption"] for entry in gallery] == [
@@ -68,11 +68,11 @@ def test_a_conversation_goes_on(visitor, tmp_path):
 
 
 def test_settings_are_compared(visitor):
-    assert [size(picture) for picture in visitor.predict("a duck", "guidance", 3, 0, api_name="/compare")] == [
+    assert [size(picture) for picture in visitor.predict("a duck", "guidance", 3, "0", api_name="/compare")] == [
         (32, 32)
     ] * 4
     with pytest.raises(AppError, match="say what to draw"):
-        visitor.predict(" ", "seed", 3, 0, api_name="/compare")
+        visitor.predict(" ", "seed", 3, "0", api_name="/compare")
 
 
 def test_keys_close_the_page_too():

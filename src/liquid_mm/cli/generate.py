@@ -174,7 +174,9 @@ def write(
 @app.command()
 def chat(
     checkpoint: Checkpoint,
-    message: Annotated[str, typer.Argument(help="What to say.")],
+    message: Annotated[
+        str | None, typer.Argument(help="What to say; without it a conversation begins, until Ctrl-D.")
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="A picture to show; may be repeated.")
     ] = None,
@@ -187,12 +189,27 @@ def chat(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Say something, with or without pictures; the reply may hold text and pictures."""
-    from liquid_mm import load
-    from liquid_mm.generate.files import chat_files
+    """Talk with text and pictures in both directions; the terminal shows the pictures if it has the colours.
 
-    for part in chat_files(
-        load(checkpoint, device=device, dtype=dtype), message, image or (), out,
-        max_new_tokens=max_new_tokens, guidance_scale=guidance, temperature=temperature, top_p=top_p, seed=seed,
-    ):  # fmt: skip
-        typer.echo(part)
+    Pictures of the reply are written to --out.
+    """
+    from rich.console import Console
+
+    from liquid_mm import UserError, load
+    from liquid_mm.generate.files import chat_files
+    from liquid_mm.generate.terminal import show, talk
+
+    if message is None and image:
+        raise UserError("say something about the picture, or add it in the conversation with /image.")
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "guidance_scale": guidance,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    model, console = load(checkpoint, device=device, dtype=dtype), Console()
+    if message is None:
+        return talk(model, out, console, **options)
+    for part, picture in chat_files(model, message, image or (), out, **options):
+        show(console, part, picture)

@@ -33,6 +33,16 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     quantization: Annotated[str | None, typer.Option(help="int8 or int4 weights.")] = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Deploy on Ray Serve: here, or where RAY_ADDRESS says; without the page.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="Models of a cluster; with --max-replicas, at least.")] = 2,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="Let the number of a cluster's models follow the load, up to this.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="Of each model of a cluster; by default 1 if the cluster has any.")
+    ] = None,
 ) -> None:
     """Serve a model: OpenAI's API at /v1, its documentation at /docs, a page at /."""
     from liquid_mm.errors import UserError
@@ -53,5 +63,23 @@ def serve(
         image_hosts=tuple(image_host or ()),
         log_prompts=log_prompts,
     )
+    if cluster:
+        try:
+            from liquid_mm.serve import cluster as deployed
+        except ImportError as error:
+            raise UserError(f'a cluster needs {error.name}: run `pip install "liquid-mm[serve,cluster]"`.') from error
+        options = deployed.ClusterOptions(
+            checkpoint=checkpoint,
+            name=name,
+            replicas=replicas,
+            max_replicas=max_replicas,
+            gpus=gpus,
+            max_batch=max_batch,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            settings=settings,
+        )
+        return deployed.run(options, host, port)
     model = load(checkpoint, device=device, dtype=dtype, quantization=quantization, max_batch=max_batch)
     run(create_app(model, settings, name=name or Path(checkpoint).resolve().name, page=page), host, port)

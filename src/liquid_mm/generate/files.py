@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
@@ -79,13 +80,15 @@ def save_sheet(pictures: Sequence[GeneratedImage], path: Path) -> Path:
     return path
 
 
-def chat_files(model: LiquidModel, message: str, images: Sequence[Path], out: Path, **options: Any) -> Iterator[str]:
-    """Say something and yield the reply's parts: texts as they are, pictures as the paths they were written to."""
+def chat_files(
+    model: LiquidModel, message: str, images: Sequence[Path], out: Path, **options: Any
+) -> Iterator[tuple[str, Image.Image | None]]:
+    """Say something and yield the reply's parts: texts, and the paths pictures were written to with the pictures."""
     content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": message}]
     parts = model.chat([{"role": "user", "content": content}], **options)
     paths = iter(save_pictures([part for part in parts if not isinstance(part, str)], out))
     for part in parts:
-        yield part if isinstance(part, str) else str(next(paths))
+        yield (part, None) if isinstance(part, str) else (str(next(paths)), part.image)
 
 
 def advance(bar: Any, event: Event) -> None:

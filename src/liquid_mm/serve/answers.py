@@ -11,8 +11,8 @@ import base64
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,13 +26,29 @@ from starlette.types import Receive, Scope, Send
 
 from liquid_mm.errors import UserError
 from liquid_mm.serve.errors import Broke, Refused
-from liquid_mm.serve.job import Job
 from liquid_mm.serve.logs import logger
-from liquid_mm.serve.replies import ErrorAnswer, ErrorBody
+
+if TYPE_CHECKING:  # for a cluster's router needs nothing of models
+    from liquid_mm.serve.job import Job
 
 T = TypeVar("T")
 _FIELD = re.compile(r"(?!body$|str$)[\w-]+")
 """A step to a field or an element, where others say which branch of a union was tried."""
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """The answer to a request that failed."""
+
+    error: ErrorBody
 
 
 class ClientGone(Exception):
@@ -65,15 +81,20 @@ async def _gone(http: Request) -> None:
 class Events(StreamingResponse):
     """Server-sent events made from a job, which ends with the response however that ends.
 
+    While there is nothing to tell, a comment now and then keeps proxies from taking the connection for dead.
+
     Args:
         job: the job.
         events: made of its pieces; an error among them becomes the last event.
+        pause: seconds without an event after which a comment is sent.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job, events: AsyncIterator[bytes]) -> None:
-        super().__init__(_with_errors(events), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(self, job: Job, events: AsyncIterator[bytes], pause: float) -> None:
+        super().__init__(
+            _with_comments(with_errors(events), pause), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
         self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +105,8 @@ class Events(StreamingResponse):
             self._job.close()
 
 
-async def _with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def with_errors(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Events, and an error among them as the last one."""
     try:
         async for event in events:
             yield event
@@ -94,11 +116,38 @@ async def _with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield sse(answer, "error")
 
 
+async def _with_comments(events: AsyncGenerator[bytes, None], pause: float) -> AsyncIterator[bytes]:
+    coming: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(events))
+            if not (await asyncio.wait({coming}, timeout=pause))[0]:
+                yield COMMENT
+                continue
+            event, coming = coming.result(), None
+            if not event:
+                return
+            yield event
+    finally:
+        if coming:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await events.aclose()
+
+
+async def _next(events: AsyncIterator[bytes]) -> bytes:
+    """The next event; nothing after the last."""
+    return await anext(events, b"")
+
+
 def sse(data: BaseModel | dict[str, Any], event: str | None = None) -> bytes:
     """One event."""
     text = data.model_dump_json(exclude_none=True) if isinstance(data, BaseModel) else json.dumps(data)
     return format_sse_event(data_str=text, event=event)
 
+
+COMMENT = b": still at it\n\n"
+"""Clients read over it."""
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a chat or completion."""

@@ -90,7 +90,7 @@ def create_app(
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(Observed, metrics=service.metrics, routes=paths, max_body=settings.max_body_bytes)
     if page:
-        from liquid_mm.serve.demo import mount_page
+        from liquid_mm.serve.page.mount import mount_page
 
         mount_page(app, service, app.state.keys)
     return app

@@ -92,7 +92,7 @@ async def _answer(ask: ImageAsk, http: Request, service: Service, job: Job, even
     width, height = ask.pixels() or service.model.vocabulary.resolution
     about = {"output_format": ask.output_format, "size": f"{width}x{height}"}
     if ask.stream:
-        return Events(job, _events(ask, service, job, event, about))
+        return Events(job, _events(ask, service, job, event, about), service.settings.keep_alive)
     data = await unless_gone(http, _drawn(ask, service, job))
     return ImagesAnswer(created=now(), data=data, usage=ImageUsage.of(job.usage), **about)
 

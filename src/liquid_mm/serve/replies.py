@@ -139,21 +139,6 @@ class Models(BaseModel):
     data: list[Model]
 
 
-class ErrorBody(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorAnswer(BaseModel):
-    """The answer to a request that failed."""
-
-    error: ErrorBody
-
-
 def now() -> int:
     """Seconds since 1970, as OpenAI's `created`."""
     return int(time.time())

@@ -26,9 +26,9 @@ from PIL import Image
 from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
-from liquid_mm.generate.prompting import pick_seed
 from liquid_mm.generate.request import Request
 from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.serve import chance
 from liquid_mm.serve.errors import Broke, Stopping
 from liquid_mm.serve.images import Pictures
 from liquid_mm.serve.job import Job, Picture
@@ -77,6 +77,11 @@ class Service:
     def ready(self) -> bool:
         """Whether it takes requests: warmed, whole, and not told to stop."""
         return self._warm and not self._draining and self.broken is None
+
+    @property
+    def running(self) -> int:
+        """Replies under way, those that wait among them."""
+        return self._admission.running + self._admission.waiting
 
     def start(self) -> None:
         """Warm the model up, by drawing, reading and writing once, and begin to answer."""
@@ -218,7 +223,7 @@ class Service:
             raise Stopping("the server is not ready: it is starting or stopping.")
         if not 1 <= n <= self.settings.max_choices:
             raise UserError(f"n is {n}: it must be from 1 to {self.settings.max_choices}.")
-        first = pick_seed(seed)
+        first = chance.some_seed() if seed is None else seed
         place = self._admission.admit(n, key)
         try:
             request = await self.work(make, first)

@@ -26,6 +26,7 @@ class Settings(Config):
         max_queue: replies accepted that nothing has been computed of yet; beyond that requests are refused.
         max_per_key: replies under way for one key.
         deadline: seconds a request may take, waiting included.
+        keep_alive: seconds after which a stream that has nothing to tell sends a comment.
         grace: seconds that running requests have to finish when the server is told to stop.
         image_hosts: where pictures may be fetched from by address; none is nowhere.
         log_prompts: whether what people ask is written to the log.
@@ -41,6 +42,7 @@ class Settings(Config):
     max_queue: Positive = 64
     max_per_key: Positive = 16
     deadline: Seconds = 300.0
+    keep_alive: Seconds = 15.0
     grace: Positive = 30
     image_hosts: tuple[str, ...] = ()
     log_prompts: bool = False

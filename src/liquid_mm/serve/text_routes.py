@@ -6,7 +6,6 @@ A reply's text is `content`; its pictures are `images` beside it, or in their pl
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +13,8 @@ from fastapi import APIRouter, Request
 
 from liquid_mm.generate.stream import TextPiece
 from liquid_mm.serve.access import SCHEME, Key, TheService, check_model
-from liquid_mm.serve.answers import DONE, Events, data_url, sse, unless_gone
+from liquid_mm.serve.answers import DONE, ErrorAnswer, Events, data_url, sse, unless_gone
+from liquid_mm.serve.chance import some_id
 from liquid_mm.serve.job import Finish, Job, Picture
 from liquid_mm.serve.protocol import ChatAsk, CompletionAsk, DrawnPart, ImageUrl, stops, writing
 from liquid_mm.serve.replies import (
@@ -22,7 +22,6 @@ from liquid_mm.serve.replies import (
     ChatCompletion,
     ChatUsage,
     Completion,
-    ErrorAnswer,
     Model,
     Models,
     ReplyMessage,
@@ -65,10 +64,12 @@ async def chat(ask: ChatAsk, http: Request, service: TheService, key: Key) -> An
         drawing=dataclasses.replace(DRAWING, guidance_scale=ask.guidance_scale),
         key=key,
     )
-    head: dict[str, Any] = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": now(), "model": service.name}
+    head: dict[str, Any] = {"id": f"chatcmpl-{some_id()}", "created": now(), "model": service.name}
     if ask.stream:
         chunk = {**head, "object": "chat.completion.chunk"}
-        return Events(job, _chat_events(job, service, chunk, ask.n, ask.stream_options.include_usage))
+        return Events(
+            job, _chat_events(job, service, chunk, ask.n, ask.stream_options.include_usage), service.settings.keep_alive
+        )
     choices = await unless_gone(http, _chat_choices(job, service, ask.n))
     return ChatCompletion(**head, choices=choices, usage=ChatUsage.of(job.usage))
 
@@ -86,9 +87,9 @@ async def complete(ask: CompletionAsk, http: Request, service: TheService, key: 
         writing=writing(ask.temperature, ask.top_p, ask.top_k),
         key=key,
     )
-    answer = Completion(id=f"cmpl-{secrets.token_hex(12)}", created=now(), model=service.name, choices=[])
+    answer = Completion(id=f"cmpl-{some_id()}", created=now(), model=service.name, choices=[])
     if ask.stream:
-        return Events(job, _text_events(job, answer, ask.stream_options.include_usage))
+        return Events(job, _text_events(job, answer, ask.stream_options.include_usage), service.settings.keep_alive)
     choices = await unless_gone(http, _text_choices(job, ask.n))
     return answer.model_copy(update={"choices": choices, "usage": ChatUsage.of(job.usage)})
 

@@ -1,0 +1,173 @@
+"""The tabs in which pictures are drawn: Create and Compare."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from liquid_mm.errors import UserError
+from liquid_mm.serve.chance import some_seed
+from liquid_mm.serve.job import Job, Picture, Preview
+from liquid_mm.serve.page.handlers import PREVIEWS, pieces_of, tells_mistakes, written
+from liquid_mm.serve.service import DRAWING, Service
+
+PICTURES = 4
+KEPT = 48
+"""Pictures a visitor's gallery holds."""
+
+STYLES = {
+    "as described": "",
+    "photograph": ", a photograph",
+    "watercolour": ", a watercolour painting",
+    "pixel art": ", pixel art",
+    "pencil sketch": ", a pencil sketch",
+    "3D render": ", a 3D render",
+}
+IDEAS = ["a red apple", "a cat face", "a rocket", "a house", "a butterfly"]
+GUIDANCES = (1.0, 3.0, 7.0, 12.0)
+
+
+def create_tab(service: Service) -> None:
+    """A description becomes four pictures, which are seen growing and kept in a gallery with their settings."""
+
+    @tells_mistakes
+    async def create(
+        prompt: str, style: str, size: str, guidance: float, seed: str, gallery: list[tuple[str | None, str]]
+    ) -> AsyncGenerator[Any, None]:
+        sampling = dataclasses.replace(DRAWING, guidance_scale=guidance)
+        asked = _needed(prompt) + STYLES[style]
+        pixels = _sizes(service)[size]
+        job = await service.draw(asked, n=PICTURES, size=pixels, seed=_seed(seed), sampling=sampling, previews=PREVIEWS)
+        shown: list[str | None] = [None] * PICTURES
+        async with aclosing(pieces_of(job)) as pieces:
+            async for index, piece in pieces:
+                if isinstance(piece, Preview | Picture):
+                    shown[index] = await written(service, piece.image)
+                    yield *shown, gallery, gr.skip()
+        captions = [f"{asked} · {size} · guidance {guidance:g} · seed {seed}" for seed in job.seeds]
+        gallery = [*zip(shown, captions, strict=True), *gallery][:KEPT]
+        yield *shown, gallery, gallery
+
+    kept = gr.State([])
+    with gr.Row():
+        prompt = gr.Textbox(label="What to draw", placeholder="a red apple", scale=4, autofocus=True)
+        button = gr.Button("Draw", variant="primary", scale=1)
+    with gr.Row():
+        style = gr.Dropdown(list(STYLES), label="Style")
+        size = gr.Dropdown(list(_sizes(service)), label="Size")
+        guidance = gr.Slider(1, 15, DRAWING.guidance_scale, step=0.5, label="Guidance")
+        # No number field: an empty one shows 0, and sends it.
+        seed = gr.Textbox(label="Seed", info="Empty: a new one", max_lines=1)
+    shown = _pictures()
+    gr.Examples(IDEAS, prompt)
+    gallery = gr.Gallery(
+        label="Drawn so far", columns=4, format="png", buttons=["download", "fullscreen"], elem_classes="kept"
+    )
+    inputs, outputs = [prompt, style, size, guidance, seed, kept], [*shown, kept, gallery]
+    gr.on([button.click, prompt.submit], create, inputs, outputs, api_name="create")
+
+
+def compare_tab(service: Service) -> None:
+    """One description at four guidances, or with four seeds."""
+
+    @tells_mistakes
+    async def compare(prompt: str, by: str, guidance: float, seed: str) -> AsyncGenerator[Any, None]:
+        prompt, first = _needed(prompt), _seed(seed)
+        first = some_seed() if first is None else first
+        settings = [(g, first) for g in GUIDANCES] if by == "guidance" else [(guidance, first + i) for i in range(4)]
+        jobs: list[Job] = []
+        try:
+            for scale, number in settings:
+                sampling = dataclasses.replace(DRAWING, guidance_scale=scale)
+                jobs.append(await service.draw(prompt, seed=number, sampling=sampling, previews=PREVIEWS))
+            yield [
+                gr.Image(None, label=f"guidance {scale:g}" if by == "guidance" else f"seed {number}")
+                for scale, number in settings
+            ]
+            shown: list[str | None] = [None] * PICTURES
+            async with aclosing(_together(jobs)) as pieces:
+                async for index, piece in pieces:
+                    if isinstance(piece, Preview | Picture):
+                        shown[index] = await written(service, piece.image)
+                        yield shown
+        finally:
+            for job in jobs:
+                job.close()
+
+    with gr.Row():
+        prompt = gr.Textbox(label="What to draw", placeholder="a red apple", scale=4)
+        button = gr.Button("Compare", variant="primary", scale=1)
+    with gr.Row():
+        by = gr.Radio(["guidance", "seed"], value="guidance", label="What differs")
+        guidance = gr.Slider(1, 15, DRAWING.guidance_scale, step=0.5, label="Guidance, where seeds differ")
+        seed = gr.Textbox("0", label="Seed", info="Empty: a new one", max_lines=1)
+    shown = _pictures()
+    gr.Examples(IDEAS, prompt)
+    gr.on([button.click, prompt.submit], compare, [prompt, by, guidance, seed], shown, api_name="compare")
+
+
+def _pictures() -> list[gr.Image]:
+    with gr.Row():
+        return [
+            gr.Image(
+                label=f"Picture {number + 1}",
+                format="png",
+                interactive=False,
+                height="16em",
+                elem_classes="picture",
+                min_width=140,
+                buttons=["download", "fullscreen"],
+            )
+            for number in range(PICTURES)
+        ]
+
+
+async def _together(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Any], None]:
+    """The pieces of several jobs of one reply each, as they come, with the number of their job."""
+    pieces: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+
+    async def pump(number: int, job: Job) -> None:
+        async for _, piece in job:
+            pieces.put_nowait((number, piece))
+
+    pumps = [asyncio.create_task(pump(number, job)) for number, job in enumerate(jobs)]
+    everything = asyncio.gather(*pumps)
+    try:
+        while not (everything.done() and pieces.empty()):
+            piece = asyncio.create_task(pieces.get())
+            awaited: set[asyncio.Future[Any]] = {piece, everything}
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if piece.done():
+                yield piece.result()
+            else:
+                piece.cancel()
+        everything.result()
+    finally:
+        everything.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+def _sizes(service: Service) -> dict[str, tuple[int, int]]:
+    """The model's own size and, of the same step, a wide and a tall one."""
+    width, height = service.model.vocabulary.resolution
+    step = service.model.vocabulary.downsampling
+    more = [(width * 3 // 2 // step * step, height), (width, height * 3 // 2 // step * step)]
+    return {f"{w} × {h}": (w, h) for w, h in [(width, height), *more]}
+
+
+def _needed(prompt: str) -> str:
+    if not prompt.strip():
+        raise UserError("say what to draw.")
+    return prompt.strip()
+
+
+def _seed(text: str | None) -> int | None:
+    text = (text or "").strip()
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 18):
+        raise UserError(f"the seed is {text[:30]!r}: it must be a whole number from 0 on, or empty for a new one.")
+    return int(text) if text else None
