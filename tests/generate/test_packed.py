@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from liquid_mm.generate.model import LiquidModel
-from liquid_mm.generate.packed import PackedLinear, can_pack, pack
+from liquid_mm.generate.packed import PackedLinear, PackedPart, can_pack, pack
 from tiny import FAMILIES
 from tiny_checkpoint import tiny_checkpoint
 
@@ -34,7 +34,12 @@ def test_a_packed_model_draws_the_same(family):
     plain, packed = tiny_checkpoint(family), tiny_checkpoint(family)
     linear = sum(type(module) is nn.Linear for module in plain.llm.modules())
     pack(packed.llm)
-    assert sum(type(module) is PackedLinear for module in packed.llm.modules()) == linear - 1  # all but the head
+    of_layers = (PackedLinear, PackedPart)
+    assert sum(type(module) in of_layers for module in packed.llm.modules()) == linear - 1  # all but the head
+    assert any(type(module) is PackedPart for module in packed.llm.modules()) == (family not in ("phi3", "gpt2"))
+    written, expected = packed.llm.state_dict(), plain.llm.state_dict()
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in written.items())
     ask = {"prompts": ["a red apple", "two cats"], "guidance_scale": 3.0, "top_k": 1, "seed": 0}
     first, second = (LiquidModel(checkpoint).generate_images(**ask) for checkpoint in (plain, packed))
     for one, two in zip(first, second, strict=True):

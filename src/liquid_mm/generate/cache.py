@@ -53,6 +53,21 @@ class SlotCache(Cache):
         self._read = min(-(-needed // BLOCK) * BLOCK, self._shape[1])
         return self._read
 
+    @property
+    def leading(self) -> bool:
+        """Whether the rows aimed at are the first ones, in order."""
+        return self._leading
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the buffers lie; others after they have grown."""
+        return tuple(buffer.data_ptr() for buffer in (*self._keys, *self._values))
+
+    def hold(self, positions: Tensor) -> Tensor:
+        """Take the positions of this pass from a tensor whose memory stays; the other one that has to: the rows."""
+        self._positions = positions
+        return self._rows
+
     def copy(self, source: int, target: int, columns: int) -> None:
         """Give row `target` the first `columns` of row `source`."""
         self._reserve(target + 1, columns)
@@ -68,15 +83,21 @@ class SlotCache(Cache):
                 rows, columns = self._shape
                 # Zeros: a masked column still takes part as 0 · value, which must not be 0 · NaN.
                 buffers.append(states.new_zeros(rows, states.shape[1], columns, states.shape[3]))
-        return self._write(self._keys[layer_idx], key_states), self._write(self._values[layer_idx], value_states)
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        return self._write(keys, key_states), self._write(values, value_states)
+
+    def step_of(self, layer: int) -> list[Tensor] | None:
+        """What a compiled layer needs for `LayerCache`; None unless it is to read the first rows, in place."""
+        if not self._leading or layer >= len(self._keys):
+            return None
+        return [self._keys[layer], self._values[layer], self._rows, self._positions]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not meaningful where every row has its own length; positions and masks are always given."""
         return 0
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
-        # Indices (R, 1) and (R, T) around a slice: the assigned shape is (R, T, heads, dim).
-        buffer[self._rows[:, None], :, self._positions] = states.transpose(1, 2)
+        _put(buffer, states, self._rows, self._positions)
         read = buffer[:, :, : self._read]
         # The rows of an ordinary step are the first ones: they are read in place.
         return read[: len(states)] if self._leading else read[self._rows]
@@ -94,6 +115,37 @@ class SlotCache(Cache):
             for layer, buffer in enumerate(buffers):  # one at a time, so that only one layer is held twice
                 buffers[layer] = functional.pad(buffer, more)
         self._shape = (rows, columns)
+
+
+class LayerCache:
+    """One layer's part of a `SlotCache` as plain tensors, for a layer that is traced.
+
+    Args:
+        keys, values: (rows, heads, columns, dim), of at least R rows; written in place.
+        rows, positions: (R,) and (R, T), where the R rows of the step are the first ones.
+        read: columns that attention sees.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor, read: int) -> None:
+        self._keys, self._values, self._rows, self._positions, self._read = keys, values, rows, positions, read
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As `SlotCache.update`."""
+        _put(self._keys, key_states, self._rows, self._positions)
+        _put(self._values, value_states, self._rows, self._positions)
+        count = key_states.shape[0]  # len() would fix it where it is traced
+        return self._keys[:count, :, : self._read], self._values[:count, :, : self._read]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """As `SlotCache.get_seq_length`."""
+        return 0
+
+
+def _put(buffer: Tensor, states: Tensor, rows: Tensor, positions: Tensor) -> None:
+    # Indices (R, 1) and (R, T) around a slice: the assigned shape is (R, T, heads, dim).
+    buffer[rows[:, None], :, positions] = states.transpose(1, 2)
 
 
 def _power_of_two(number: int) -> int:

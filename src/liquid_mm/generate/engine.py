@@ -133,6 +133,7 @@ class Engine:
             self._admit()
             ready = [state for state in self._running if state.seated]
             if ready:
+                self._runner.prepare(self._steps_ahead())
                 try:
                     chosen = self._choose(ready, self._slots.advance())
                 except Exception as error:
@@ -147,6 +148,16 @@ class Engine:
             if more := bool(self._running or self._waiting):
                 self._work.set()
             return more
+
+    def compile(self) -> None:
+        """Compile the step now rather than once the work at hand pays for it (`generate.compiled`)."""
+        with self._stepping, torch.inference_mode():
+            self._runner.compile()
+
+    def _steps_ahead(self) -> int:
+        """Steps that are sure to come: those of the longest picture, and more where not all fit in at once."""
+        left = [state.grammar.codes_left for state in (*self._running, *self._waiting)]
+        return max(max(left), 2 * sum(left) // max(2, self.max_batch))
 
     def _enqueue(self, states: Sequence[Running]) -> None:
         self._waiting.extend(states)

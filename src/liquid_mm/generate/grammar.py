@@ -137,6 +137,11 @@ class Grammar:
         return self._run if self.modality == "image" else []
 
     @property
+    def codes_left(self) -> int:
+        """Codes that the picture under way still lacks."""
+        return self._codes - len(self._run) if self.drawing else 0
+
+    @property
     def _codes(self) -> int:
         assert self.image
         return self.image.grid[0] * self.image.grid[1]

@@ -13,7 +13,6 @@ back to text and pixels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property
@@ -29,7 +28,6 @@ from liquid_mm.device import generation_dtype, pick_device
 from liquid_mm.errors import UserError
 from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.fingerprint import weights_fingerprint
-from liquid_mm.generate.grammar import Part
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.packed import pack
 from liquid_mm.generate.prompting import ImageLike, Keep, Messages, Prompting, Size, pick_seed
@@ -152,17 +150,12 @@ class LiquidModel:
         Raises:
             UserError: a value is outside its range, the size is no multiple, or the picture exceeds the context.
         """
-        prompts = _prompts(prompts)
-        if images_per_prompt < 1:
-            raise UserError(f"images_per_prompt is {images_per_prompt}: it must be 1 or more.")
         sampling = SamplingConfig(temperature, top_k, top_p, guidance_scale)
-        asked = {p: self.prompting.image(p, pick_seed(seed), sampling, size, size_prompt) for p in prompts}
-        wanted = [(prompt, pick_seed(seed, n)) for prompt in prompts for n in range(images_per_prompt)]
-        results = self.engine.run([dataclasses.replace(asked[p], seed=s) for p, s in wanted], on_event)
-        grids = [result.codes for result in results]
+        asked = self.prompting.images(prompts, images_per_prompt, seed, sampling, size, size_prompt)
+        grids = [result.codes for result in self.engine.run([request for _, request in asked], on_event)]
         return [
-            GeneratedImage(image, codes, prompt, drawn_seed)
-            for image, codes, (prompt, drawn_seed) in zip(self.decode_images(grids), grids, wanted, strict=True)
+            GeneratedImage(image, codes, prompt, request.seed)
+            for image, codes, (prompt, request) in zip(self.decode_images(grids), grids, asked, strict=True)
         ]
 
     def generate_text(
@@ -232,7 +225,11 @@ class LiquidModel:
         request = self.prompting.chat(record, pick_seed(seed), writing, drawing, max_new_tokens, max_images)
         (result,) = self.engine.run([request], on_event)
         asked = "".join(part for part in record.messages[-1].parts if isinstance(part, str))
-        return [self._reply_part(part, asked, request.seed) for part in result.parts]
+        return [
+            self._decode(part) if isinstance(part, tuple)
+            else GeneratedImage(self.decode_images([part])[0], part, asked, request.seed)
+            for part in result.parts
+        ]  # fmt: skip
 
     def edit_image(
         self,
@@ -289,11 +286,8 @@ class LiquidModel:
         """
         if on_event is None:
             return self.engine.submit(request)
-        special = self._text.special_ids
-        stream = Stream(request, self.vocabulary, self._text.decode, special, on_event, preview_rows)
-        future = self.engine.submit(request, stream.feed)
-        future.add_done_callback(stream.end)
-        return future
+        stream = Stream(request, self.vocabulary, self._text.decode, self._text.special_ids, on_event, preview_rows)
+        return stream.follow(self.engine)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -302,16 +296,3 @@ class LiquidModel:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([token for token in ids if token not in self._text.special_ids])
-
-    def _reply_part(self, part: Part, prompt: str, seed: int) -> str | GeneratedImage:
-        if isinstance(part, tuple):
-            return self._decode(part)
-        return GeneratedImage(self.decode_images([part])[0], part, prompt, seed)
-
-
-def _prompts(prompts: Sequence[str]) -> list[str]:
-    # A string is a sequence of strings too: without this a prompt would be drawn letter by letter.
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise UserError("prompts must be strings.")
-    return prompts

@@ -2,21 +2,41 @@
 
 A step of a few rows is bound by reading weights. PyTorch's own `linear` reads them row by row and reaches half of what
 the memory gives; oneDNN reads blocks, and laying the weights out in blocks costs a second at loading rather than time
-at each step. The numbers stay the same up to the order of summation.
+at each step. The numbers stay the same up to the order of summation. Layers that read the same input (query, key and
+value; gate and up) become one product, for a small matrix keeps the processor's cores waiting for each other.
 
     pack(llm)           every plain linear layer but the output head, in place
     PackedLinear        one of them; the head packs the rows it needs (`generate.head`)
+    PackedPart          one of several that share a product
+
+Weights that torchao holds in 8 bits stay so and are multiplied as they are, rather than turned into floats first.
+
+While a layer is traced to be compiled (`generate.compiled`) the product is one operation, `liquid::packed_linear`, that
+gets its weight as a number: a weight in blocks is no tensor that a compiler could take.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeGuard
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 ROWS = 2
 """Rows the layout is made for: a guided picture. Measured on other numbers it is as good."""
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one module that read the same input, by the names that Hugging Face's families give them."""
+
+INT8_ROWS = 16
+"""With more rows a product of 8-bit weights is slower than turning them into floats."""
+
+_kernels: WeakValueDictionary[int, Kernel] = WeakValueDictionary()
+_numbers = itertools.count()
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -29,34 +49,146 @@ def can_pack(weight: Tensor) -> bool:
     return bool(bfloat16 or weight.dtype == torch.float32)
 
 
+class Kernel(Protocol):
+    """A weight (out, in) in the form in which it is multiplied."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`x Wᵀ + b`, (…, in) to (…, out)."""
+
+    def dense(self) -> Tensor:
+        """The weight as it was, in a new tensor."""
+
+
+class Blocks:
+    """Floats in oneDNN's blocks."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `Kernel`."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
+        return y
+
+    def dense(self) -> Tensor:
+        """See `Kernel`."""
+        return self._packed.to_dense()
+
+
+class Int8:
+    """8-bit integers (out, in) with a scale for each row (out,)."""
+
+    def __init__(self, values: Tensor, scale: Tensor) -> None:
+        self._values, self._scale = values.contiguous(), scale.contiguous()
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `Kernel`."""
+        flat = x.reshape(-1, x.shape[-1])
+        if len(flat) > INT8_ROWS:
+            return functional.linear(x, self.dense(), bias)
+        y: Tensor = torch.ops.aten._weight_int8pack_mm(flat, self._values, self._scale)
+        return (y if bias is None else y + bias).view(*x.shape[:-1], -1)
+
+    def dense(self) -> Tensor:
+        """See `Kernel`."""
+        return self._values.to(self._scale.dtype) * self._scale[:, None]
+
+
+def is_int8(weight: Tensor) -> bool:
+    """Whether a weight is torchao's 8-bit kind, on the CPU, with one scale a row and nothing done to activations."""
+    if type(weight).__name__ != "Int8Tensor" or weight.device.type != "cpu" or weight.ndim != 2:
+        return False
+    plain = all(getattr(weight, name, None) is None for name in ("zero_point", "act_quant_kwargs", "act_pre_scale"))
+    scale: Tensor = weight.scale  # type: ignore[attr-defined]
+    return plain and scale.numel() == weight.shape[0]
+
+
 class PackedLinear(nn.Module):
     """`x Wᵀ + b` for x of the weight's type, without gradients.
 
     Args:
-        weight: (out, in); see `can_pack`.
+        weight: (out, in), for which `can_pack` or `is_int8` holds; several are one under the other.
         bias: (out,) or None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor | Sequence[Tensor], bias: Tensor | None = None) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        weights = [weight] if isinstance(weight, Tensor) else list(weight)
+        self.out_features, self.in_features = sum(w.shape[0] for w in weights), weights[0].shape[1]
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         # Not a buffer: a tensor of another layout cannot be saved, moved or counted like one.
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+        self._kernel: Kernel
+        if is_int8(weights[0]):
+            values, scales = (torch.cat([getattr(w, name) for w in weights]) for name in ("qdata", "scale"))
+            self._kernel = Int8(values, scales.flatten())
+        else:
+            self._kernel = Blocks(torch.cat([w.detach() for w in weights]))
+        self.number: Tensor
+        self.register_buffer("number", torch.tensor(next(_numbers)), persistent=False)
+        _kernels[int(self.number)] = self._kernel
 
     @property
     def weight(self) -> Tensor:
         """The weight as it was, unpacked into a new tensor."""
-        return self._packed.to_dense()
+        return self._kernel.dense()
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, out)."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
-        return y
+        return self.product(x, self.number, self.bias)
+
+    def product(self, x: Tensor, number: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with this layer's tensors given, so that a tracer sees whose they are."""
+        if torch.compiler.is_compiling():
+            traced: Tensor = torch.ops.liquid.packed_linear(x, number, bias, self.out_features)
+            return traced
+        return self._kernel(x, bias)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight"] = self.weight
+
+
+class PackedPart(nn.Module):
+    """Rows `rows` of a product that several layers share: the first one asked computes it for all.
+
+    Args:
+        whole: the product.
+        rows: which of its outputs are this layer's.
+        latest: the input and output of the last product, or nothing; one list for all parts.
+        last: whether no other part is asked after this one, so that the output need not be kept.
+    """
+
+    def __init__(self, whole: PackedLinear, rows: slice, latest: list[tuple[Tensor, Tensor]], last: bool) -> None:
+        super().__init__()
+        self._whole, self._rows, self._latest, self._last = [whole], rows, latest, last  # a list hides a submodule
+        self.in_features, self.out_features = whole.in_features, rows.stop - rows.start
+        self.number: Tensor
+        self.shared_bias: Tensor | None
+        self.register_buffer("number", whole.number, persistent=False)
+        self.register_buffer("shared_bias", whole.bias, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it was, unpacked into a new tensor."""
+        return self._whole[0].weight[self._rows]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of these rows."""
+        return None if self.shared_bias is None else self.shared_bias[self._rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, out)."""
+        found = [y for of, y in self._latest if of is x]
+        product = found[0] if found else self._whole[0].product(x, self.number, self.shared_bias)
+        self._latest[:] = [] if self._last else [(x, product)]
+        return product[..., self._rows]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight
+        if self.bias is not None:
+            destination[prefix + "bias"] = self.bias
 
 
 def pack(llm: Any) -> None:
@@ -66,11 +198,49 @@ def pack(llm: Any) -> None:
     """
     head = llm.get_output_embeddings()
     for module in list(llm.modules()):
+        for names in TOGETHER:
+            _pack_together(module, names)
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head and can_pack(child.weight):
+            if _is_plain(child) and child is not head:
                 setattr(module, name, PackedLinear(child.weight, child.bias))
 
 
 def is_packed(llm: Any) -> bool:
     """Whether `pack` has found layers to pack in this model."""
-    return any(isinstance(module, PackedLinear) for module in llm.modules())
+    return any(isinstance(module, PackedLinear | PackedPart) for module in llm.modules())
+
+
+def _is_plain(module: Any) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and (can_pack(module.weight) or is_int8(module.weight))
+
+
+def _pack_together(module: nn.Module, names: tuple[str, ...]) -> None:
+    children = [getattr(module, name, None) for name in names]
+    layers = [child for child in children if _is_plain(child)]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    alike = len({(layer.in_features, type(layer.weight), layer.weight.dtype) for layer in layers}) == 1
+    if len(layers) < len(names) or not alike or len(biases) not in (0, len(names)):
+        return
+    whole = PackedLinear([layer.weight for layer in layers], torch.cat(biases) if biases else None)
+    latest: list[tuple[Tensor, Tensor]] = []
+    start = 0
+    for name, layer in zip(names, layers, strict=True):
+        rows = slice(start, start + layer.out_features)
+        setattr(module, name, PackedPart(whole, rows, latest, last=name == names[-1]))
+        start = rows.stop
+
+
+_library = torch.library.Library("liquid", "DEF")
+_library.define("packed_linear(Tensor x, Tensor number, Tensor? bias, int out) -> Tensor")
+
+
+@torch.library.impl(_library, "packed_linear", "CPU")
+def _packed_linear(x: Tensor, number: Tensor, bias: Tensor | None, out: int) -> Tensor:
+    return _kernels[int(number)](x, bias)
+
+
+def _packed_linear_shape(x: Tensor, number: Tensor, bias: Tensor | None, out: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out)
+
+
+torch.library.register_fake("liquid::packed_linear", _packed_linear_shape, lib=_library)

@@ -5,6 +5,7 @@ Prompting(checkpoint).image("a red apple", seed=0, sampling=SamplingConfig(guida
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,30 @@ class Prompting:
         stated = self._stated(size, size_prompt)
         task = self._image_task(sampling, size, stated)
         return Request(self.ids(TextToImage(prompt, size=stated)), seed, image=task)
+
+    def images(
+        self,
+        prompts: Sequence[str],
+        number: int,
+        seed: int | None,
+        sampling: SamplingConfig,
+        size: Size | None = None,
+        size_prompt: bool | None = None,
+    ) -> list[tuple[str, Request]]:
+        """`number` pictures for each of `prompts`, with it; the n-th has seed + n, or one drawn where there is none.
+
+        Raises:
+            UserError: as `image`, or there is nothing to draw.
+        """
+        # A string is a sequence of strings too: without this a prompt would be drawn letter by letter.
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise UserError("prompts must be strings.")
+        if number < 1:
+            raise UserError(f"images_per_prompt is {number}: it must be 1 or more.")
+        first = {prompt: self.image(prompt, pick_seed(seed), sampling, size, size_prompt) for prompt in prompts}
+        wanted = [(prompt, pick_seed(seed, n)) for prompt in prompts for n in range(number)]
+        return [(prompt, dataclasses.replace(first[prompt], seed=own)) for prompt, own in wanted]
 
     def edit(
         self, picture: ImageLike, prompt: str, keep: Keep, seed: int, sampling: SamplingConfig, size: Size | None = None

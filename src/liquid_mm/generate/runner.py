@@ -17,6 +17,8 @@ from torch import Tensor
 
 from liquid_mm.errors import UserError
 from liquid_mm.generate.cache import SlotCache
+from liquid_mm.generate.compiled import COLUMNS, Compiler
+from liquid_mm.generate.graphs import StepGraphs
 
 
 class Masks:
@@ -69,9 +71,15 @@ class Runner:
     def __init__(self, llm: Any, context: int | None) -> None:
         self._llm, self._context = llm, context
         self._masks = Masks(llm)
+        self._compiler = Compiler(llm, self._rehearse)
+        self._graphs: StepGraphs | None = None
         self.clear()
 
     def forward(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """As `forward_all`; (R, D) the last hidden state of each row's last token."""
+        return self.forward_all(rows, ids, starts)[:, -1]
+
+    def forward_all(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
         """Append tokens to rows.
 
         Args:
@@ -80,7 +88,7 @@ class Runner:
             starts: for each the position of its first token; the row holds all before it.
 
         Returns:
-            (R, D) last hidden state of each row's last token.
+            (R, T, D) last hidden states; a row shorter than the longest repeats its last one.
         """
         longest = max(map(len, ids))
         tokens = [[*row, *[row[-1]] * (longest - len(row))] for row in ids]
@@ -88,14 +96,21 @@ class Runner:
         places = [[min(start + i, end - 1) for i in range(longest)] for start, end in zip(starts, ends, strict=True)]
         positions = torch.tensor(places, device=self._llm.device)
         columns = self._cache.aim(list(rows), positions, needed=max(ends))
+        fed = torch.tensor(tokens, device=self._llm.device)
+        # The first pass makes the buffers, which a graph must find.
+        if self._graphs and longest == 1 and self._cache.leading and self._cache.addresses:
+            return self._graphs(self._cache, fed, positions, columns)
+        return self._pass(fed, positions, columns)
+
+    def _pass(self, tokens: Tensor, positions: Tensor, columns: int) -> Tensor:
         hidden: Tensor = self._llm.base_model(
-            input_ids=torch.tensor(tokens, device=self._llm.device),
+            input_ids=tokens,
             attention_mask=self._masks(positions, columns),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
-        return hidden[:, -1]
+        return hidden
 
     def copy(self, source: int, target: int, columns: int) -> None:
         """Give row `target` what row `source` holds of its first `columns` tokens."""
@@ -104,6 +119,29 @@ class Runner:
     def clear(self) -> None:
         """Drop what all rows hold, and its memory."""
         self._cache = SlotCache(self._context)
+
+    def prepare(self, ahead: int) -> None:
+        """Compile what a step runs if so many steps to come, with those before, are worth it."""
+        if self._compiler.possible:
+            self._compiler.prepare(ahead)
+
+    def compile(self) -> None:
+        """Compile it at once, as a server does before its first request; on CUDA, record it from now on."""
+        if self._llm.device.type == "cuda":
+            self._graphs = StepGraphs(self._pass)
+        elif self._compiler.possible:
+            self._compiler.compile()
+
+    def _rehearse(self, rows: int) -> Tensor:
+        """A token of each of so many rows on a cache of its own, which grows beyond what the last pass reads."""
+        kept, self._cache = self._cache, SlotCache(self._context)
+        try:
+            for columns in (2 * COLUMNS, COLUMNS):
+                starts = [columns - 1 - row for row in range(rows)]
+                hidden = self.forward(range(rows), [[row] for row in range(rows)], starts)
+            return hidden
+        finally:
+            self._cache = kept
 
     @torch.inference_mode()
     def check(self, ids: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.request import Event, Request, Result
 from liquid_mm.vocab.vocabulary import Grid, Vocabulary
 
@@ -112,12 +113,19 @@ class Stream:
         on_event: Callable[[StreamEvent], None],
         every: int = 0,
     ) -> None:
+        self._request = request
         self._grid = request.image.grid if request.image else (0, 0)
         self._silent = silent | (request.text.stop if request.text else frozenset())
         self._vocabulary, self._emit, self._every = vocabulary, on_event, every
         self._text = TextStream(decode)
         self._codes: list[int] = []
         self._pictures = 0
+
+    def follow(self, engine: Engine) -> Future[Result]:
+        """Submit the request and translate what comes of it; the engine's future."""
+        future = engine.submit(self._request, self.feed)
+        future.add_done_callback(self.end)
+        return future
 
     def feed(self, event: Event) -> None:
         """Take one of the engine's events."""
