@@ -12,7 +12,7 @@
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
       test_concepts.jsonl               concepts never seen                                  here and below)
       test_compositions.jsonl           combinations never seen, of parts that were
-      chat_train.jsonl                  {"messages": […]}: two conversations per picture without skin tones
+      chat_train.jsonl                  {"messages": […]}: three conversations per picture without skin tones
       text.jsonl, text_validation.jsonl {"id", "text"}
       stats.json                        counts, and the pictures no name was found for
 

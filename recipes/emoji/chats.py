@@ -1,11 +1,14 @@
-"""Two short conversations per picture: one asks for it, the other asks what it is.
+"""Three short conversations per picture: one asks for it, one asks what it is, and one does both in turn.
 
 user: Draw a red apple in 3D style.     assistant: [picture]
 user: [picture] What is this?           assistant: This is a red apple.
+user: Show me a red apple.              assistant: [picture]
+user: How is it drawn?                  assistant: In 3D style.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from captions import is_plural, with_article
@@ -30,11 +33,16 @@ DESCRIBE = (  # question, answer
     ("Describe this picture.", "A picture of {} in {style} style."),
     ("What is this, and how is it drawn?", "This is {}, drawn in {style} style."),
 )
+FOLLOW_UP = (  # question about a picture just drawn, answer
+    ("What did you draw?", "I drew {}."),
+    ("How is it drawn?", "In {style} style."),
+    ("What is it, and in which style?", "It is {}, in {style} style."),
+)
 STYLE_SAID = 0.5  # of the requests to draw
 
 
 def chats(name: str, style: str, image: str) -> list[dict[str, Any]]:
-    """The two conversations about one picture; which wording they have depends on name and style alone.
+    """The three conversations about one picture; which wording they have depends on name and style alone.
 
     Args:
         name: what the picture shows, "red apple".
@@ -44,19 +52,33 @@ def chats(name: str, style: str, image: str) -> list[dict[str, Any]]:
     picture = {"type": "image", "image": image}
     article = with_article(name)
     wish = f"{article} in {style} style" if share("chat style", name, style) < STYLE_SAID else article
-    request = DRAW[int(share("draw", name, style) * len(DRAW))].format(wish)
-    question, answer = DESCRIBE[int(share("describe", name, style) * len(DESCRIBE))]
-    if is_plural(name):
-        answer = answer.replace("This is", "These are").replace("It is", "They are")
+    request = _chosen(DRAW, "draw", name, style).format(wish)
+    again = _chosen(DRAW, "draw first", name, style).format(article)  # style unsaid: the question after it tells
+
+    def said(pair: tuple[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        question, answer = pair
+        if is_plural(name):
+            question = question.replace("is it", "are they")
+            answer = answer.replace("This is", "These are").replace("It is", "They are")
+        return [_text(question)], [_text(answer.format(article, style=style))]
+
+    question, answer = said(_chosen(DESCRIBE, "describe", name, style))
     return [
         _chat([_text(request)], [picture]),
-        _chat([picture, _text(question)], [_text(answer.format(article, style=style))]),
+        _chat([picture, *question], answer),
+        _chat([_text(again)], [picture], *said(_chosen(FOLLOW_UP, "follow up", name, style))),
     ]
+
+
+def _chosen(wordings: Sequence[Any], purpose: str, name: str, style: str) -> Any:
+    return wordings[int(share(purpose, name, style) * len(wordings))]
 
 
 def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _chat(user: list[dict[str, str]], assistant: list[dict[str, str]]) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]}
+def _chat(*turns: list[dict[str, str]]) -> dict[str, Any]:
+    """`turns` of user and assistant, by turns."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[number % 2], "content": turn} for number, turn in enumerate(turns)]}
