@@ -10,9 +10,9 @@ teaches, None where it is not a finite number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,12 @@ def describe(
         sets: the mixture's tokenised sets, by number of source.
     """
     opened = [TokenizedSet(path) for path in sets]
+    arrays = cast(Mapping[str, NDArray[Any]], batch)
     found = []
     for row, segments in enumerate(batch["segment_ids"]):
         for number in range(1, int(segments.max()) + 1):
             here = segments == number
-            document = {name: values[row][here] for name, values in batch.items()}  # type: ignore[attr-defined]
+            document = {name: values[row][here] for name, values in arrays.items()}
             source, record = int(document["source"][0]), int(document["record"][0])
             learnt = document["loss_mask"]
             # The first token of a document is predicted from nothing.
