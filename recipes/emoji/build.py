@@ -15,7 +15,7 @@
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
       test_concepts.jsonl               concepts never seen                                  here and below)
       test_compositions.jsonl           combinations never seen, of parts that were
-      chat_train.jsonl                  {"messages": […]}: two conversations per picture without skin tones
+      chat_train.jsonl                  {"messages": […]}: three conversations per picture without skin tones
       text.jsonl, text_validation.jsonl {"id", "text"}
       stats.json                        counts, and the pictures no name was found for
 
@@ -176,6 +176,7 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
         for chat in chats(
             record["name"], record["style"], record["image"], 4, STYLE_SAID if record["style"] == "3D" else 1.0
         )
+        if len(chat["messages"]) == 2
     ]
     files["chat_train"] = [
         chat

@@ -1,11 +1,14 @@
-"""Two short conversations per picture: one asks for it, the other asks what it is.
+"""Three short conversations per picture: one asks for it, one asks what it is, and one does both in turn.
 
 user: Draw a red apple in 3D style.     assistant: [picture]
 user: [picture] What is this?           assistant: This is a red apple.
+user: Show me a red apple.              assistant: [picture]
+user: How is it drawn?                  assistant: In 3D style.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from captions import is_plural, with_article
@@ -30,11 +33,16 @@ DESCRIBE = (  # question, answer
     ("Describe this picture.", "A picture of {} in {style} style."),
     ("What is this, and how is it drawn?", "This is {}, drawn in {style} style."),
 )
+FOLLOW_UP = (  # question about a picture just drawn, answer
+    ("What did you draw?", "I drew {}."),
+    ("How is it drawn?", "In {style} style."),
+    ("What is it, and in which style?", "It is {}, in {style} style."),
+)
 STYLE_SAID = 0.5  # of the requests to draw
 
 
 def chats(name: str, style: str, image: str, wordings: int = 1, style_said: float = STYLE_SAID) -> list[dict[str, Any]]:
-    """Conversations about one picture, two per wording; which wordings they have depends on name and style alone.
+    """Conversations about one picture, three per wording; which wordings they have depends on name and style alone.
 
     Args:
         name: what the picture shows, "red apple".
@@ -46,15 +54,27 @@ def chats(name: str, style: str, image: str, wordings: int = 1, style_said: floa
     picture = {"type": "image", "image": image}
     article = with_article(name)
     wish = f"{article} in {style} style" if share("chat style", name, style) < style_said else article
+
+    def said(pair: tuple[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        question, answer = pair
+        if is_plural(name):
+            question = question.replace("is it", "are they")
+            answer = answer.replace("This is", "These are").replace("It is", "They are")
+        return [_text(question)], [_text(answer.format(article, style=style))]
+
     found = []
     for number in range(wordings):
-        request = DRAW[(int(share("draw", name, style) * len(DRAW)) + number) % len(DRAW)].format(wish)
-        question, answer = DESCRIBE[(int(share("describe", name, style) * len(DESCRIBE)) + number) % len(DESCRIBE)]
-        if is_plural(name):
-            answer = answer.replace("This is", "These are").replace("It is", "They are")
+
+        def chosen(choices: Sequence[Any], purpose: str, turn: int = number) -> Any:
+            return choices[(int(share(purpose, name, style) * len(choices)) + turn) % len(choices)]
+
+        request = chosen(DRAW, "draw").format(wish)
+        again = chosen(DRAW, "draw first").format(article)  # style unsaid: the question after it tells
+        question, answer = said(chosen(DESCRIBE, "describe"))
         found += [
             _chat([_text(request)], [picture]),
-            _chat([picture, _text(question)], [_text(answer.format(article, style=style))]),
+            _chat([picture, *question], answer),
+            _chat([_text(again)], [picture], *said(chosen(FOLLOW_UP, "follow up"))),
         ]
     return found
 
@@ -63,5 +83,7 @@ def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def _chat(user: list[dict[str, str]], assistant: list[dict[str, str]]) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]}
+def _chat(*turns: list[dict[str, str]]) -> dict[str, Any]:
+    """`turns` of user and assistant, by turns."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[number % 2], "content": turn} for number, turn in enumerate(turns)]}

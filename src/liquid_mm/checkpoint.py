@@ -193,7 +193,8 @@ def extend(
 
     Args:
         base: Hub id, folder, GGUF file, or "package:NAME/FILE" for a file inside an installed package.
-        image_tokenizer: a folder written by `liquid train-tokenizer`, or one with Chameleon's `vqgan.yaml` and `.ckpt`.
+        image_tokenizer: a folder written by `liquid train-tokenizer`, one with Chameleon's `vqgan.yaml` and `.ckpt`, or
+            a checkpoint, whose own is taken ("demo" for the one that ships).
         out: the new checkpoint folder.
         init: how new rows start, one of `vocab.extend.INITS`; the default trained fastest (docs/log.md).
         dtype: of the weights that are written.
@@ -221,10 +222,12 @@ def extend(
     return vocabulary
 
 
-def load_image_tokenizer(folder: str | Path) -> VQGAN:
-    """The image tokenizer in a folder of ours or in Chameleon's layout."""
-    chameleon = (Path(folder) / "vqgan.yaml").is_file()
-    return load_chameleon(folder) if chameleon else VQGAN.load(folder)
+def load_image_tokenizer(path: str | Path) -> VQGAN:
+    """The image tokenizer in a folder of its own, ours or Chameleon's, or that of a checkpoint ("demo" among them)."""
+    folder = _resolve(path)
+    if (folder / RECORD).is_file():
+        folder = folder / _read_record(folder)["image_tokenizer"]
+    return load_chameleon(folder) if (folder / "vqgan.yaml").is_file() else VQGAN.load(folder)
 
 
 def load_tokenizer(folder: Path | str) -> Any:

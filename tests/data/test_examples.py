@@ -75,6 +75,8 @@ def test_windows_learn_every_token_exactly_once(total, length, count):
         "ids": np.arange(total),
         "loss_mask": np.ones(total, dtype=bool),
         "modality": np.full(total, TEXT, dtype=np.int8),
+        "source": 1,
+        "record": 4,
     }
     parts = list(windows(whole, length))
     assert len(parts) == count
@@ -84,15 +86,17 @@ def test_windows_learn_every_token_exactly_once(total, length, count):
     for before, after in itertools.pairwise(parts):
         assert before["ids"][-1] == after["ids"][0]
         assert after["modality"][0] == NONE
+    assert {(part["source"], part["record"]) for part in parts} == {(1, 4)}
     assert whole["loss_mask"].all(), "the document itself is untouched"
 
 
 def test_a_long_document_is_cut_and_a_long_pair_left_out_aloud(renderer, caplog):
     make = ExampleMaker(renderer, 40, ("stories", "pairs"))
-    assert len(make(0, Text("the duck swims " * 20))) > 1
-    assert make(1, TextToImage("the duck swims " * 20, CODES)) == []
-    assert make(1, TextToImage("the duck swims " * 20, CODES)) == []
-    assert len(make(1, PAIR)) == 1
+    assert len(make(0, 5, Text("the duck swims " * 20))) > 1
+    assert make(1, 6, TextToImage("the duck swims " * 20, CODES)) == []
+    assert make(1, 7, TextToImage("the duck swims " * 20, CODES)) == []
+    (one,) = make(1, 8, PAIR)
+    assert (one["source"], one["record"]) == (1, 8)
     assert make.skipped == {"pairs": 2}
     assert [record.message.split(":")[0] for record in caplog.records] == ["pairs"], "logged once"
 
@@ -100,6 +104,6 @@ def test_a_long_document_is_cut_and_a_long_pair_left_out_aloud(renderer, caplog)
 def test_when_most_do_not_fit_it_is_an_error(renderer, monkeypatch):
     monkeypatch.setattr(examples, "ENOUGH_TO_JUDGE", 10)
     make = ExampleMaker(renderer, 12, ("pairs",))
-    assert [make(0, PAIR) for _ in range(9)] == [[]] * 9
+    assert [make(0, 0, PAIR) for _ in range(9)] == [[]] * 9
     with pytest.raises(UserError, match=r"10 of 10 records are longer than seq_len 12 .*from pairs"):
-        make(0, PAIR)
+        make(0, 0, PAIR)

@@ -64,6 +64,7 @@ def test_batches_have_one_shape_and_sound_bookkeeping(sets, renderer):
         dtypes = {name: array.dtype.name for name, array in batch.items()}
         assert dtypes == {
             "ids": "int64", "loss_mask": "bool", "positions": "int64", "segment_ids": "int64", "modality": "int8",
+            "source": "int16", "record": "int64",
         }  # fmt: skip
         assert all(array.shape == (B, T) for array in batch.values())
         padding = batch["segment_ids"] == 0

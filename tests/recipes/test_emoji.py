@@ -120,13 +120,17 @@ def test_keywords_are_common_and_say_something_new():
 
 
 def test_chats_ask_for_the_picture_and_about_it():
-    draw, describe = chats("red apple", "3D", "images/3d/1f34e.png")
+    draw, describe, both = chats("red apple", "3D", "images/3d/1f34e.png")
     picture = {"type": "image", "image": "images/3d/1f34e.png"}
     assert [message["role"] for message in draw["messages"]] == ["user", "assistant"]
     assert "a red apple" in draw["messages"][0]["content"][0]["text"]
     assert draw["messages"][1]["content"] == [picture]
     assert describe["messages"][0]["content"][0] == picture
     assert "a red apple" in describe["messages"][1]["content"][0]["text"]
+    assert [message["role"] for message in both["messages"]] == ["user", "assistant"] * 2
+    assert both["messages"][1]["content"] == [picture]
+    assert "style" not in both["messages"][0]["content"][0]["text"]
+    assert all(word.count("{") == 0 for word in (message["content"][0].get("text", "") for message in both["messages"]))
     assert chats("red apple", "3D", "x") == chats("red apple", "3D", "x")
     answers = [chats(f"{n} shoes", "3D", "x")[1]["messages"][1]["content"][0]["text"] for n in range(40)]
     assert any(answer.startswith("These are") for answer in answers)
@@ -376,7 +380,7 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
     assert {"red apple", "a red apple", "a red apple, 3D style", "red apple, Noto style"} <= core
     stats = json.loads((tiny / "stats.json").read_text())
     assert stats["unnamed"] == ["3d/1f9ff", "noto/1f9ff", "twemoji/1f9ff"]  # a picture CLDR has no name for is listed
-    assert stats["records"]["chat_train"] == 2 * sum(sum(stats["pictures"][name].values()) for name in build.CORE_FILES)
+    assert stats["records"]["chat_train"] == 3 * sum(sum(stats["pictures"][name].values()) for name in build.CORE_FILES)
     assert stats["text_records"]["text"] > stats["text_records"]["text_validation"] > 0
 
     before = {path: (path.read_bytes(), path.stat().st_ino) for path in tiny.rglob("*.*") if path.is_file()}

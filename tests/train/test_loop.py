@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_earlier_checkpoints(t
 def test_a_bad_step_can_be_skipped(tmp_path):
     """The run is that of one which never had the step's update, and says which batch it left out."""
     config = recipe(tmp_path, steps=4, on_bad_step="skip")
-    run = trainer(config, describe=lambda batch: batch["ids"].shape)
+    run = trainer(config, describe=lambda batch, costs: [{"loss": float(cost.sum())} for cost in costs])
     forward, before = run.model, {}
 
     def poisoned(*inputs):
@@ -223,7 +223,10 @@ def test_a_bad_step_can_be_skipped(tmp_path):
     assert ["loss" in line for line in lines if line["kind"] == "train"] == [True, True, False, True]
     found = read_json(config.output / "bad" / "step-00000003.json")
     assert found["reason"] == "the gradient is not finite"
-    assert found["processes"] == [[[4, 28]]]
+    assert len(found["documents"]) == 4
+    costs = [document["loss"] for document in found["documents"]]
+    assert costs == sorted(costs, reverse=True), "the worst first"
+    assert costs[-1] > 0
     assert all(torch.isfinite(value).all() for value in weights(config).values())
 
 

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from liquid_mm.checkpoint import extend, load_checkpoint
+from liquid_mm.cli import app
 from liquid_mm.config import load_config
 from liquid_mm.data.config import MixtureConfig
+from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import build_mixture
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
+from liquid_mm.files import read_json
 from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.guard import Guard, Trouble
+from liquid_mm.train.loop import Trainer
 from liquid_mm.train.metrics import read_metrics
-from liquid_mm.train.records import describe
+from liquid_mm.train.records import describe, worst_first
 from liquid_mm.train.run import train
 from liquid_mm.train.signals import Interrupted
 from liquid_mm.vocab.prompts import Renderer
@@ -142,17 +150,58 @@ def test_pretraining_and_instruction_tuning_are_one_loop(assets, tmp_path):
 def test_what_a_batch_held_is_described(assets):
     parts = load_checkpoint(assets / "model")
     renderer = Renderer(parts.tokenizer, parts.vocabulary)
-    sources = ({"path": assets / "data", "reversal": 0.0, "unconditional": 0.0, "paraphrase": False},)
-    mixture = build_mixture(MixtureConfig(sources=sources, seq_len=128, batch_size=2), renderer)
+    sources = (
+        {"path": assets / "text", "weight": 0.5},
+        {"path": assets / "data", "reversal": 0.5, "unconditional": 0.0, "paraphrase": False},
+    )
+    mixture = build_mixture(MixtureConfig(sources=sources, seq_len=128, batch_size=4), renderer)
     batch = next(mixture)
-    rows = describe(batch, renderer)
-    assert len(rows) == 2
-    for row, ids, segments in zip(rows, batch["ids"], batch["segment_ids"], strict=True):
-        assert sum(document["tokens"] for document in row) == np.count_nonzero(segments)
-        assert sum(document["text"].count("[16 codes]") for document in row) == np.count_nonzero(
-            ids == parts.vocabulary.boi
-        )
-        assert "a square, number" in row[0]["text"]
+    costs = np.where(batch["loss_mask"] & (batch["positions"] > 0), 2.0, 0.0)
+    costs[0, batch["loss_mask"][0].nonzero()[0][-1]] = np.nan
+    documents = describe(batch, costs, renderer, [source["path"] for source in sources])
+    assert sum(document["tokens"] for document in documents) == np.count_nonzero(batch["segment_ids"])
+    assert sum(document["text"].count("[16 codes]") for document in documents) == np.count_nonzero(
+        batch["ids"] == parts.vocabulary.boi
+    )
+    assert {document["task"] for document in documents} == {"text", "text to image", "image to text"}
+    for document in documents:
+        stored = TokenizedSet(document["set"])
+        assert stored.id(document["record"]) == document["id"]
+        assert stored[document["record"]].text in document["text"], "the record named is the one that was read"
+    assert [document["loss"] for document in worst_first(documents)] == [None] + [2.0] * (len(documents) - 1)
+
+
+def test_a_bad_step_says_which_records_it_read_and_they_can_be_looked_at(assets, tmp_path, monkeypatch):
+    """The gradient of one batch is not finite; what it read is listed, worst first, and shown as the model sees it."""
+    sources = f"{{seq_len: 128, batch_size: 2, sources: [{{path: {assets / 'data'}, reversal: 1.0}}]}}"
+    path = write_recipe(assets, tmp_path, data=sources)
+    real = Trainer._costs
+
+    def costs(x, stats):
+        found = real(x, stats)
+        found[1, :20] = np.nan  # the first document of the second row
+        return found
+
+    monkeypatch.setattr(Trainer, "_costs", staticmethod(costs))
+    monkeypatch.setattr(Guard, "judge", lambda self, progress, *_: Trouble("the loss is not finite", math.nan, 1.0))
+    with pytest.raises(UserError) as error:
+        train(load_config(TrainConfig, path), progress=False)
+    report = tmp_path / "run" / "bad" / "step-00000001.json"
+    worst = read_json(report)["documents"][0]
+    assert worst["loss"] is None
+    assert f"most of all record {worst['record']} of {assets / 'data'}: look at them with" in str(error.value)
+    assert f"`liquid inspect {report} -c {assets / 'model'}`" in str(error.value)
+    shown = CliRunner().invoke(app, ["inspect", str(report), "-c", str(assets / "model")], catch_exceptions=False)
+    assert "step 1: the loss is not finite" in shown.output
+    assert "not finite" in shown.output.split("loss is not finite")[1]
+    assert "ImageToText" in shown.output, "shown as it was trained"
+    caption = TokenizedSet(assets / "data")[worst["record"]].text
+    assert caption.replace(" ", "") in "".join(shown.output.split()), "the worst one is shown"
+    many = CliRunner().invoke(app, ["inspect", str(report), "-c", str(assets / "model"), "-r", "999"])
+    assert "there is no document 999" in str(many.exception)
+    (tmp_path / "other.json").write_text("{}")
+    other = CliRunner().invoke(app, ["inspect", str(tmp_path / "other.json")])
+    assert "is no report on a bad training step" in str(other.exception)
 
 
 def test_validation_and_samples(assets, tmp_path):

@@ -56,7 +56,7 @@ def tokenize(
 
 @app.command()
 def inspect(
-    data: Annotated[Path, typer.Argument(help="A tokenised set.")],
+    data: Annotated[Path, typer.Argument(help="A tokenised set; or RUN/bad/step-N.json, what a bad step read.")],
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help="Whose eyes to see it through.")] = None,
     image_tokenizer: Annotated[
         Path | None, typer.Option("--image-tokenizer", "-t", help="Decodes the pictures, where no checkpoint does.")
@@ -68,7 +68,7 @@ def inspect(
 ) -> None:
     """Describe a tokenised set; with a checkpoint, also as the model sees it: its tokens, or one record."""
     from liquid_mm.checkpoint import load_checkpoint, load_image_tokenizer
-    from liquid_mm.data.show import show_record, show_summary
+    from liquid_mm.data.show import show_record, show_step, show_summary
     from liquid_mm.vocab.prompts import Renderer
 
     parts = load_checkpoint(checkpoint, device="cpu") if checkpoint else None
@@ -76,6 +76,8 @@ def inspect(
     decoder = parts.image_tokenizer if parts else None
     if image_tokenizer:
         decoder = load_image_tokenizer(image_tokenizer)
+    if data.suffix == ".json":
+        return show_step(data, renderer, decoder, number=record or 0, png=png)
     if renderer is None or (record is None and not reverse and png is None):
         return show_summary(data, renderer, decoder, html=html)
     show_record(data, record or 0, renderer, decoder, reverse=reverse, png=png)

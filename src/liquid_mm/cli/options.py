@@ -38,7 +38,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; by default
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device is good at.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable.")]
 Size = Annotated[Any, typer.Option(metavar="WxH", parser=parse_size, help="Pixels; by default the model's own.")]
-Tokenizer = Annotated[Path, typer.Option("--image-tokenizer", "-t", help="An image tokenizer folder.")]
+Tokenizer = Annotated[
+    Path, typer.Option("--image-tokenizer", "-t", help="Folder of an image tokenizer, or of a checkpoint; or 'demo'.")
+]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="Of the sampling; lower is safer.")]
 TopK = Annotated[int, typer.Option(help="Choose among that many likeliest tokens; 1 is greedy.")]

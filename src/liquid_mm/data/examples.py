@@ -37,11 +37,16 @@ log = logging.getLogger(__name__)
 
 
 class Example(TypedDict):
-    """One rendered record, or a window of a long document; arrays of shape (T,)."""
+    """One rendered record, or a window of a long document; arrays of shape (T,).
+
+    It is record number `record` of the set of source number `source`.
+    """
 
     ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
     modality: NDArray[np.int8]
+    source: int
+    record: int
 
 
 def draw(
@@ -125,8 +130,8 @@ class ExampleMaker:
         other.renderer = copy.deepcopy(self.renderer)
         return other
 
-    def __call__(self, source: int, record: Record) -> list[Example]:
-        """The examples of one record of source number `source`: one, several windows of a document, or none.
+    def __call__(self, source: int, number: int, record: Record) -> list[Example]:
+        """The examples of record `number` of source number `source`: one, several windows of a document, or none.
 
         Raises:
             UserError: more than half of the records do not fit.
@@ -136,6 +141,8 @@ class ExampleMaker:
             ids=rendered.ids,
             loss_mask=rendered.loss_mask,
             modality=modality(record, rendered, self.renderer.vocabulary),
+            source=source,
+            record=number,
         )
         fits = len(rendered) <= self.seq_len
         self._count(self.names[source], len(rendered), skip=not fits and not isinstance(record, Text))
@@ -169,6 +176,8 @@ def windows(example: Example, length: int) -> Iterator[Example]:
             ids=example["ids"][start : start + length],
             loss_mask=example["loss_mask"][start : start + length].copy(),
             modality=example["modality"][start : start + length].copy(),
+            source=example["source"],
+            record=example["record"],
         )
         if start:
             window["loss_mask"][0], window["modality"][0] = False, NONE

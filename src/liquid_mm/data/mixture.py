@@ -50,6 +50,9 @@ __all__ = [
 GROUP = 2048
 """Records packed together: more leave less padding (`packing`); all are rendered before the first row comes out."""
 
+Read = tuple[int, int, Record]
+"""Number of the source, number of the record in its set, and the record with its task drawn."""
+
 Batch = Row
 """A batch has the arrays of a row, of shape (B, T): B rows of this rank, T = `seq_len`.
 
@@ -122,7 +125,7 @@ class Validation(Iterable[Batch]):
         self._rows, self._size, self._rank, self._pad = rows, config.batch_size, rank, pad
 
     def __iter__(self) -> Iterator[Batch]:
-        fill = {"ids": self._pad}
+        fill = {"ids": self._pad, "source": -1, "record": -1}
         for values in self._rows.batch(self._size):
             missing = ((0, self._size - len(values["ids"])), (0, 0))
             whole = {key: np.pad(value, missing, constant_values=fill.get(key, 0)) for key, value in values.items()}
@@ -167,10 +170,10 @@ def build_validation(
     sets = _open_sets(config, renderer.vocabulary, fingerprint)
     passes = []
     for number, (source, records) in enumerate(zip(config.sources, sets, strict=True)):
-        stored = grain.MapDataset.source(records)
-        passes.append(stored.map(_tagged(number, lambda record: _stated(record, renderer.vocabulary))))
+        stored = grain.MapDataset.range(len(records))
+        passes.append(stored.map(_tagged(number, records, lambda record: _stated(record, renderer.vocabulary))))
         if records.manifest.kind == "pairs" and source.reversal > 0:
-            passes.append(stored.map(_tagged(number, captioning)))
+            passes.append(stored.map(_tagged(number, records, captioning)))
     order = grain.MapDataset.concatenate(passes).shuffle(seed=_seeds(config, 0)[0])
     rows = _pack(order, _maker(config, renderer), config)
     return Validation(rows, config, _rank_rows(config, rank, world), renderer.vocabulary.pad)
@@ -181,8 +184,8 @@ def examples(config: MixtureConfig, renderer: Renderer) -> Iterator[Example]:
     sets = _open_sets(config, renderer.vocabulary, None)
     maker = _maker(config, renderer)
     records = _records(config, sets, _schedule(config, sets), renderer.vocabulary)
-    for source, record in records.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)):
-        yield from maker(source, record)
+    for found in records.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)):
+        yield from maker(*found)
 
 
 def _open_sets(config: MixtureConfig, vocabulary: Vocabulary, fingerprint: str | None) -> list[TokenizedSet]:
@@ -216,23 +219,25 @@ def _schedule(config: MixtureConfig, sets: list[TokenizedSet]) -> Schedule:
 def _records(
     config: MixtureConfig, sets: list[TokenizedSet], schedule: Schedule, vocabulary: Vocabulary
 ) -> grain.MapDataset:
-    """(source number, record with its task drawn); each epoch of a source has an order and tasks of its own."""
+    """What is read, in order, each with its task drawn; an epoch of a source has an order and tasks of its own."""
     streams = []
     for number, (source, records) in enumerate(zip(config.sources, sets, strict=True)):
         order, tasks = _seeds(config, number)
-        shuffled = grain.MapDataset.source(records).shuffle(seed=order)
-        streams.append(shuffled.random_map(_drawn(number, source, vocabulary), seed=tasks))
+        shuffled = grain.MapDataset.range(len(records)).shuffle(seed=order)
+        streams.append(shuffled.random_map(_drawn(number, source, records, vocabulary), seed=tasks))
     # A data set of grain takes an index beyond its end as one of a later epoch.
     return grain.MapDataset.source(schedule).map(lambda place: streams[place[0]][place[1]])
 
 
-def _drawn(number: int, source: SourceConfig, vocabulary: Vocabulary) -> Callable[..., tuple[int, Record]]:
+def _drawn(
+    number: int, source: SourceConfig, records: TokenizedSet, vocabulary: Vocabulary
+) -> Callable[[int, np.random.Generator], Read]:
     shares = source.model_dump(include={"reversal", "unconditional", "paraphrase"})
-    return lambda record, rng: (number, draw(record, rng, vocabulary, **shares))
+    return lambda index, rng: (number, int(index), draw(records[index], rng, vocabulary, **shares))
 
 
-def _tagged(number: int, task: Callable[[Any], Record]) -> Callable[[Any], tuple[int, Record]]:
-    return lambda record: (number, task(record))
+def _tagged(number: int, records: TokenizedSet, task: Callable[[Any], Record]) -> Callable[[int], Read]:
+    return lambda index: (number, int(index), task(records[index]))
 
 
 def _stated(record: Record, vocabulary: Vocabulary) -> Record:
@@ -246,10 +251,10 @@ def _pack(records: grain.MapDataset, maker: ExampleMaker, config: MixtureConfig)
     for _ in range(max(1, config.workers)):
         makers.put(maker.sibling() if config.workers else maker)
 
-    def rows(number: int, group: Sequence[tuple[int, Record]]) -> Rows:
+    def rows(number: int, group: Sequence[Read]) -> Rows:
         own = makers.get()
         try:
-            examples = [example for source, record in group for example in own(source, record)]
+            examples = [example for found in group for example in own(*found)]
         finally:
             makers.put(own)
         rng = np.random.default_rng([config.seed, number])

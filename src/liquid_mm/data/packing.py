@@ -23,7 +23,8 @@ from liquid_mm.data.examples import NONE, Example
 class Row(TypedDict):
     """Several examples one after another, then padding; arrays of shape (T,).
 
-    `segment_ids` count the examples from 1 and are 0 on padding; `positions` restart at each example.
+    `segment_ids` count the examples from 1 and are 0 on padding; `positions` restart at each example. `source` and
+    `record` say which record of which source a token is from, and are -1 on padding.
     """
 
     ids: NDArray[np.int64]
@@ -31,6 +32,8 @@ class Row(TypedDict):
     positions: NDArray[np.int64]
     segment_ids: NDArray[np.int64]
     modality: NDArray[np.int8]
+    source: NDArray[np.int16]
+    record: NDArray[np.int64]
 
 
 class Rows(Sequence[Row]):
@@ -69,6 +72,8 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int) -> Row:
         positions=np.zeros(seq_len, np.int64),
         segment_ids=np.zeros(seq_len, np.int64),
         modality=np.full(seq_len, NONE, np.int8),
+        source=np.full(seq_len, -1, np.int16),
+        record=np.full(seq_len, -1, np.int64),
     )
     start = 0
     for number, example in enumerate(examples, start=1):
@@ -78,6 +83,7 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int) -> Row:
         row["modality"][start:stop] = example["modality"]
         row["positions"][start:stop] = np.arange(stop - start)
         row["segment_ids"][start:stop] = number
+        row["source"][start:stop], row["record"][start:stop] = example["source"], example["record"]
         start = stop
     return row
 

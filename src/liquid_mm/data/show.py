@@ -1,10 +1,11 @@
-"""What `liquid inspect` prints: a set in numbers, or one of its records through a model's eyes."""
+"""What `liquid inspect` prints: a set in numbers, a record through a model's eyes, or what a bad step read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.examples import captioning, sized
@@ -12,7 +13,7 @@ from liquid_mm.data.inspect import Decoder, inspect_png, inspect_terminal
 from liquid_mm.data.report import write_report
 from liquid_mm.data.summary import summarize, summary_table
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_file
+from liquid_mm.files import atomic_file, read_json
 from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Record, TextToImage
 
@@ -76,3 +77,42 @@ def show_record(
     if png is not None:
         with atomic_file(png) as part:
             inspect_png(record, renderer, image_tokenizer).save(part, "PNG")
+
+
+def show_step(
+    report: Path,
+    renderer: Renderer | None,
+    image_tokenizer: Decoder | None,
+    *,
+    number: int = 0,
+    png: Path | None = None,
+) -> None:
+    """Print which documents a bad step of a training read, worst first, and one of them as the model saw it.
+
+    Args:
+        report: RUN/bad/step-N.json.
+        renderer: the model's; None prints the list alone.
+        image_tokenizer: the model's.
+        number: which document of the list to show, from 0.
+        png: where to write it as a picture as well.
+
+    Raises:
+        UserError: the file is no such report, it lists no such document, or its set is not where it was.
+    """
+    found = read_json(report)
+    if not isinstance(found, dict) or "documents" not in found:
+        raise UserError(f"{report} is no report on a bad training step (RUN/bad/step-N.json).")
+    documents = found["documents"]
+    table = Table("", "set", "record", "id", "task", "tokens", "loss", title=f"step {found['step']}: {found['reason']}")
+    for place, item in enumerate(documents):
+        loss = "not finite" if item["loss"] is None else f"{item['loss']:.3f}"
+        cells = (str(item[name]) for name in ("set", "record", "id", "task", "tokens"))
+        table.add_row(str(place), *cells, loss)
+    Console().print(table)
+    if renderer is None:
+        return
+    if not 0 <= number < len(documents):
+        raise UserError(f"{report} lists documents 0…{len(documents) - 1}: there is no document {number}.")
+    chosen = documents[number]
+    reverse = chosen["task"] == "image to text"
+    show_record(Path(chosen["set"]), chosen["record"], renderer, image_tokenizer, reverse=reverse, png=png)

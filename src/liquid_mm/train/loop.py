@@ -29,9 +29,11 @@ from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.engine import Engine, open_trackers
 from liquid_mm.train.flops import Cost, peak_flops
 from liquid_mm.train.guard import Guard, Trouble
-from liquid_mm.train.inputs import sizes, to_inputs
+from liquid_mm.train.inputs import Inputs, sizes, to_inputs
+from liquid_mm.train.loss import TokenStats
 from liquid_mm.train.metrics import Meter, Recorder
 from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
+from liquid_mm.train.records import worst_first
 from liquid_mm.train.report import write_report
 from liquid_mm.train.signals import Interrupted, stop_signals
 
@@ -58,7 +60,8 @@ class Trainer:
         engine: devices and processes.
         validation: batches to validate on; iterated anew each time.
         sample: called with the step on the main process, model in evaluation mode, every `config.sample_every` steps.
-        describe: what a batch of this process holds, as JSON-serialisable values, for the report on a bad step.
+        describe: the documents of a batch of this process (`train.records`), given what each token cost (B, T); for the
+            report on a bad step.
         progress: show a progress bar.
     """
 
@@ -71,7 +74,7 @@ class Trainer:
         *,
         validation: Iterable[Any] | None = None,
         sample: Callable[[int], None] | None = None,
-        describe: Callable[[Any], Any] | None = None,
+        describe: Callable[[Any, Any], list[dict[str, Any]]] | None = None,
         progress: bool = True,
     ) -> None:
         self.learner, self.batches, self.config, self.engine = learner, batches, config, engine
@@ -196,7 +199,8 @@ class Trainer:
         self.state.tokens += int(tokens)
         self.work += self.cost.step(tokens, targets, pairs)
         if trouble := self.guard.judge(self.state, total / max(targets, 1), norm):
-            self._refuse(trouble, place, batches, recorder)
+            costs = [self._costs(x, stats) for x, stats in zip(inputs, seen, strict=True)]
+            self._refuse(trouble, place, batches, costs, recorder)
         else:
             for x, stats in zip(inputs, seen, strict=True):
                 self.meter.add(stats, x.targets, x.modality)
@@ -205,21 +209,31 @@ class Trainer:
         self.optimizer.zero_grad()
         return norm, stops > 0
 
-    def _refuse(self, trouble: Trouble, place: Any, batches: list[Any], recorder: Recorder | None) -> None:
+    @staticmethod
+    def _costs(x: Inputs, stats: TokenStats) -> Any:
+        """What each token of a batch cost, (B, T) on the CPU; 0 where nothing is learnt."""
+        costs = torch.zeros(x.ids.numel(), device=x.ids.device)
+        costs[x.where + 1] = stats.loss.detach().float()
+        return costs.view(x.ids.shape).cpu().numpy()
+
+    def _refuse(
+        self, trouble: Trouble, place: Any, batches: list[Any], costs: list[Any], recorder: Recorder | None
+    ) -> None:
         """Write down what the batch of a bad step held; go on without it, if that is allowed."""
-        held = [self.describe(batch) for batch in batches] if self.describe else []
-        rows = self.engine.gather(held)
+        held = [d for pair in zip(batches, costs, strict=True) for d in self.describe(*pair)] if self.describe else []
+        documents = worst_first([document for process in self.engine.gather(held) for document in process])
         path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
         values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}
         if self.engine.is_main:
-            found = {"step": self.state.step, "reason": trouble.reason, **values, "data": place, "processes": rows}
+            found = {"step": self.state.step, "reason": trouble.reason, **values, "data": place, "documents": documents}
             write_json(path, found)
         self._report(recorder, "bad", values)
         if self.config.on_bad_step == "stop" or self.guard.hopeless:
+            worst = "".join(f", most of all record {d['record']} of {d['set']}" for d in documents[:1])
             raise UserError(
-                f"{trouble.reason} in step {self.state.step}; {path} says what it read. Lower lr or "
-                f"new_rows_lr, clip harder, or leave such steps out with on_bad_step: skip. Checkpoints in {self.root} "
-                f"are from before."
+                f"{trouble.reason} in step {self.state.step}. It read {len(documents)} documents{worst}: look at them "
+                f"with `liquid inspect {path} -c {self.config.model}`. Lower lr or new_rows_lr, clip harder, or leave "
+                f"such steps out with on_bad_step: skip. Checkpoints in {self.root} are from before."
             )
 
     def _new_meter(self) -> Meter:

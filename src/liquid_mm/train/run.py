@@ -100,7 +100,7 @@ def train(
             engine,
             validation=validation,
             sample=sample if on_sample else None,
-            describe=lambda batch: describe(batch, renderer),
+            describe=lambda batch, costs: describe(batch, costs, renderer, [s.path for s in here.data.sources]),
             progress=progress,
         )
         if first is not None:
