@@ -35,6 +35,7 @@ from liquid_mm.vocab.vocabulary import Grid, Vocabulary
 
 FORMAT = 1
 RECORD = "liquid.json"
+GUIDANCE = 7.0  # paper, section 4.1
 IMAGE_TOKENIZER = "image_tokenizer"
 
 
@@ -47,12 +48,15 @@ class Checkpoint:
         tokenizer: its text tokenizer.
         vocabulary: which ids are text and which are codes.
         image_tokenizer: images ↔ codes.
+        guidance_scale: classifier-free guidance that suits it, where none is asked for; the paper's unless its record
+            says otherwise.
     """
 
     llm: Any
     tokenizer: Any
     vocabulary: Vocabulary
     image_tokenizer: ImageTokenizer
+    guidance_scale: float = GUIDANCE
 
     def check(self) -> None:
         """Raise a `UserError` if the parts do not fit each other."""
@@ -130,6 +134,7 @@ def _write_parts(checkpoint: Checkpoint, folder: Path, **more: Any) -> None:
         "vocabulary": checkpoint.vocabulary.to_json(),
         "image_tokenizer": IMAGE_TOKENIZER,
         "image_tokenizer_fingerprint": checkpoint.image_tokenizer.fingerprint,
+        **({} if checkpoint.guidance_scale == GUIDANCE else {"guidance_scale": checkpoint.guidance_scale}),
         **more,
     }
     write_json(folder / RECORD, record)
@@ -172,7 +177,8 @@ def load_checkpoint(
     else:
         plain = adapter.merged_folder(folder, base, vocabulary, weights) if base else folder
         llm, tokenizer = _load_llm(plain, where, weights, quantization), load_tokenizer(plain)
-    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where))
+    guidance = float(record.get("guidance_scale", GUIDANCE))
+    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where), guidance)
     checkpoint.check()
     return checkpoint
 

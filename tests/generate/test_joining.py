@@ -219,7 +219,7 @@ def test_the_context_bounds_what_is_allocated():
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_out_of_memory_fails_the_youngest_and_the_others_go_on_fewer_at_once(error):
+def test_out_of_memory_fails_nobody_while_fewer_at_once_have_room(error):
     llm, vocabulary = model("smollm")
     engine = Engine(llm, vocabulary, max_batch=8)
     most = []
@@ -235,9 +235,7 @@ def test_out_of_memory_fails_the_youngest_and_the_others_go_on_fewer_at_once(err
     futures = [engine.submit(request) for request in requests]
     while engine.step():
         pass
-    with pytest.raises(UserError, match="not enough memory"):
-        futures[2].result()
-    for future, request in zip(futures[:2], requests[:2], strict=True):
+    for future, request in zip(futures, requests, strict=True):
         assert simplify(future.result()) == expected(llm, vocabulary, request)
     # What had no room together is not tried together again.
     again = [engine.submit(request) for request in requests]

@@ -71,6 +71,11 @@ def inspect(
     from liquid_mm.data.show import show_record, show_step, show_summary
     from liquid_mm.vocab.prompts import Renderer
 
+    alone = record is not None or reverse or png is not None
+    if alone and not checkpoint and data.suffix != ".json":
+        raise UserError("--record, --reverse and --png show a record as a model sees it: say which with --checkpoint.")
+    if alone and html:
+        raise UserError("--html is a report on the whole set: leave out --record, --reverse and --png.")
     parts = load_checkpoint(checkpoint, device="cpu") if checkpoint else None
     renderer = Renderer(parts.tokenizer, parts.vocabulary) if parts else None
     decoder = parts.image_tokenizer if parts else None
@@ -78,6 +83,6 @@ def inspect(
         decoder = load_image_tokenizer(image_tokenizer)
     if data.suffix == ".json":
         return show_step(data, renderer, decoder, number=record or 0, png=png)
-    if renderer is None or (record is None and not reverse and png is None):
+    if renderer is None or not alone:
         return show_summary(data, renderer, decoder, html=html)
     show_record(data, record or 0, renderer, decoder, reverse=reverse, png=png)

@@ -52,7 +52,7 @@ def generate(
     out: Out = Path("out"),
     size: Size = None,
     number: Annotated[int, typer.Option("--number", "-n", help="Pictures per prompt.")] = 1,
-    guidance: Guidance = 7.0,
+    guidance: Guidance = None,
     temperature: Temperature = 0.99,
     top_k: TopK = 4096,
     top_p: TopP = 0.96,
@@ -107,7 +107,7 @@ def edit(
     prompt: Annotated[str, typer.Option(help="Describes the whole picture.")],
     out: Out = Path("out"),
     size: Size = None,
-    guidance: Guidance = 7.0,
+    guidance: Guidance = None,
     temperature: Temperature = 0.99,
     top_k: TopK = 4096,
     top_p: TopP = 0.96,
@@ -141,11 +141,12 @@ def describe(
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
     """Describe pictures, or answer a question about each."""
     from liquid_mm import load
 
-    model = load(checkpoint, device=device, dtype=dtype)
+    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization)
     for image in images:
         typer.echo(
             f"{image}: " + model.generate_text(question, [image], max_new_tokens, temperature, top_k, top_p, seed)
@@ -163,11 +164,12 @@ def write(
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
     """Continue a text."""
     from liquid_mm import load
 
-    model = load(checkpoint, device=device, dtype=dtype)
+    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization)
     typer.echo(prompt + model.generate_text(prompt, (), max_new_tokens, temperature, top_k, top_p, seed))
 
 
@@ -181,13 +183,14 @@ def chat(
         list[Path] | None, typer.Option("--image", "-i", help="A picture to show; may be repeated.")
     ] = None,
     out: Out = Path("out"),
-    max_new_tokens: MaxTokens = 256,
+    max_new_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.9,
-    guidance: Guidance = 7.0,
+    guidance: Guidance = None,
     seed: Seed = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
 ) -> None:
     """Talk with text and pictures in both directions; the terminal shows the pictures if it has the colours.
 
@@ -208,7 +211,7 @@ def chat(
         "top_p": top_p,
         "seed": seed,
     }
-    model, console = load(checkpoint, device=device, dtype=dtype), Console()
+    model, console = load(checkpoint, device=device, dtype=dtype, quantization=quantization), Console()
     if message is None:
         return talk(model, out, console, **options)
     for part, picture in chat_files(model, message, image or (), out, **options):

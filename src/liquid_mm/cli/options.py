@@ -45,4 +45,7 @@ MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="Of the sampling; lower is safer.")]
 TopK = Annotated[int, typer.Option(help="Choose among that many likeliest tokens; 1 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens that hold this much probability.")]
-Guidance = Annotated[float, typer.Option(help="How strongly pictures follow the prompt; 1 is no guidance, and faster.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="How strongly pictures follow the prompt; 1: none, and faster. By default what suits the model."),
+]

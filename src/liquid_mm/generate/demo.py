@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from liquid_mm.generate.files import GUIDANCE, PROMPTS, draw, save_pictures, save_sheet
+from liquid_mm.generate.files import PROMPTS, draw, save_pictures, save_sheet
 from liquid_mm.generate.model import LiquidModel
 
 OPENING = "The old lighthouse keeper looked at the sea and"
@@ -18,7 +18,7 @@ def run_demo(model: LiquidModel, out: Path, images: Sequence[Path] = (), seed: i
     """Draw the fixed prompts, describe `images` (by default the pictures just drawn), continue a text; say where."""
     console = Console()
     console.rule("[bold]1. It draws")
-    pictures = draw(model, PROMPTS, guidance_scale=GUIDANCE, seed=seed)
+    pictures = draw(model, PROMPTS, seed=seed)
     drawn = save_pictures(pictures, out)
     sheet = save_sheet(pictures, out / "contact_sheet.png")
     console.print(f"{len(drawn)} pictures in {out}/, all of them on {sheet}")

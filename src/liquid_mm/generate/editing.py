@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from liquid_mm.errors import UserError
+from liquid_mm.image.preprocess import center_crop_resize
 
 Box = tuple[int, int, int, int]
 
 
 def fit_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scaled and cut around the centre to exactly `size` = (width, height), as training pairs are."""
-    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    return center_crop_resize(picture, size)
 
 
 def kept_places(

@@ -122,8 +122,8 @@ class Engine:
         """Advance every request by one id; whether there is more to do.
 
         What goes wrong with one request ends in its future; what goes wrong on the device, in those of all that run,
-        but for memory that runs out: then the youngest fails and the others go on, fewer at once. Requests that wait
-        are tried with the next step.
+        but for memory that runs out: then they go on fewer at once, and only a request that has no room alone fails.
+        Requests that wait are tried with the next step.
         """
         with self._stepping:
             self._work.clear()
@@ -224,17 +224,19 @@ class Engine:
         self._slots.clear()
 
     def _shrink(self, error: Exception) -> None:
-        """Out of memory: the youngest request fails, the others start again from their ids, never so many at once."""
+        """Out of memory: all start again from their ids, the youngest last, never so many at once; one alone fails."""
         *others, youngest = self._running
         kept = sum(len(state.slots) for state in others)
-        youngest.error = UserError(f"not enough memory for this request beside what else runs: {error}")
         for state in self._running:
             state.slots.clear()
         self._slots.clear()
-        if others:
-            self._slots.limit(max(2, kept))
+        if not others:
+            youngest.error = UserError(f"not enough memory for this request: {error}")
+            return
+        self._slots.limit(max(2, kept))
         self._waiting.extendleft(reversed(others))
-        self._running = [youngest]
+        self._waiting.append(youngest)
+        self._running = []
 
     def _choose(self, states: list[Running], hidden: Tensor) -> list[int]:
         """The next id of each request, or -1 where the model gives no numbers; `hidden` is (rows, D)."""

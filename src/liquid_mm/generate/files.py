@@ -20,9 +20,6 @@ from liquid_mm.generate.sheet import contact_sheet
 PROMPTS = ("a red apple", "a cat face", "a red heart", "the sun", "a rocket", "a house", "a pizza", "a butterfly")
 """A fixed list: what samples during training and the demo show is never picked by hand."""
 
-GUIDANCE = 3.0
-"""For those prompts: what suits small models; large ones take the paper's 7."""
-
 
 def save_picture(picture: GeneratedImage, path: Path) -> Path:
     """Write a PNG that carries the prompt and seed it was drawn from; returns `path`."""

@@ -17,7 +17,8 @@ class GeneratedImage:
         image: RGB pixels.
         codes: (rows, columns) int64, each in [0, num_codes).
         prompt: the text it was drawn for.
-        seed: with the same prompt and settings it gives the same codes.
+        seed: with the same prompt and settings it gives the same codes; of a picture within a reply it is the reply's,
+            which the whole conversation decides.
     """
 
     image: Image.Image

@@ -97,7 +97,8 @@ def read_prompts(path: Path, settings: Settings) -> list[Wanted]:
     if settings.number < 1:
         raise UserError(f"images_per_prompt is {settings.number}: it must be 1 or more.")
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: a prompt may hold characters that Unicode counts as line ends.
+        texts = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}.") from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
@@ -202,12 +203,11 @@ class Job:
         path = self._out / MANIFEST
         if not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        if rest:
             # The last line was cut off while it was written: its picture is drawn again.
-            lines.pop()
             with atomic_file(path) as part:
-                part.write_text("".join(lines), encoding="utf-8")
+                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         for line in map(json.loads, lines):
             size = line["size"]
             yield Wanted(line["line"], line["prompt"], line["seed"], tuple(size) if size else None)
@@ -229,6 +229,8 @@ def draw_job(model: LiquidModel, prompts: Path, out: Path, **settings: Any) -> s
     Raises:
         UserError: as `read_prompts` and `Job`.
     """
+    if settings.get("guidance_scale") is None:
+        settings["guidance_scale"] = model.checkpoint.guidance_scale
     job = Job(model, prompts, out, Settings(**settings))
     with tqdm(total=job.codes, unit="code", desc=f"drawing {len(job.left)} of {len(job.wanted)} pictures") as bar:
         job.run(lambda event: advance(bar, event))

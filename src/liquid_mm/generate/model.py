@@ -123,7 +123,7 @@ class LiquidModel:
         prompts: Sequence[str],
         size: Size | None = None,
         size_prompt: bool | None = None,
-        guidance_scale: float = 7.0,
+        guidance_scale: float | None = None,
         temperature: float = 0.99,
         top_k: int | None = 4096,
         top_p: float = 0.96,
@@ -138,7 +138,8 @@ class LiquidModel:
             prompts: descriptions.
             size: (width, height) in pixels, multiples of the downsampling; None is the model's own resolution.
             size_prompt: whether the prompt states the size; None does so when `size` is not the model's own.
-            guidance_scale: classifier-free guidance, 1 is none and twice as fast.
+            guidance_scale: classifier-free guidance, 1 is none and twice as fast; None is what suits the checkpoint,
+                7 (the paper's) where it does not say.
             temperature, top_k, top_p: sampling of codes, applied in this order; `top_k=1` is greedy, None keeps all.
             seed: the n-th picture of every prompt has seed + n, whatever else is drawn with it; None draws seeds.
             images_per_prompt: pictures for each prompt.
@@ -150,7 +151,7 @@ class LiquidModel:
         Raises:
             UserError: a value is outside its range, the size is no multiple, or the picture exceeds the context.
         """
-        sampling = SamplingConfig(temperature, top_k, top_p, guidance_scale)
+        sampling = self._drawing(guidance_scale, temperature, top_k, top_p)
         asked = self.prompting.images(prompts, images_per_prompt, seed, sampling, size, size_prompt)
         grids = [result.codes for result in self.engine.run([request for _, request in asked], on_event)]
         return [
@@ -196,7 +197,7 @@ class LiquidModel:
         messages: Messages,
         max_new_tokens: int = 512,
         max_images: int = 4,
-        guidance_scale: float = 7.0,
+        guidance_scale: float | None = None,
         temperature: float = 0.7,
         top_p: float = 0.9,
         seed: int | None = None,
@@ -209,7 +210,7 @@ class LiquidModel:
             messages: the conversation, as in `generate.messages`; the last turn asks for the reply.
             max_new_tokens: most text tokens in the reply; pictures do not count.
             max_images: most pictures in the reply, at the model's resolution.
-            guidance_scale: for the pictures; their codes are sampled as `generate_images` does by default.
+            guidance_scale: for the pictures, as in `generate_images`; their other settings are its defaults.
             temperature, top_p: for the text.
             seed: decides all random numbers of the reply; None draws one.
             on_event: called for every token and code.
@@ -220,7 +221,7 @@ class LiquidModel:
         if max_images < 0:
             raise UserError(f"max_images is {max_images}: it must be 0 or more.")
         record = self.prompting.to_chat(messages)
-        drawing = SamplingConfig(0.99, 4096, 0.96, guidance_scale)
+        drawing = self._drawing(guidance_scale)
         writing = SamplingConfig(temperature, None, top_p)
         request = self.prompting.chat(record, pick_seed(seed), writing, drawing, max_new_tokens, max_images)
         (result,) = self.engine.run([request], on_event)
@@ -237,7 +238,7 @@ class LiquidModel:
         prompt: str,
         keep: Keep,
         size: Size | None = None,
-        guidance_scale: float = 7.0,
+        guidance_scale: float | None = None,
         temperature: float = 0.99,
         top_k: int | None = 4096,
         top_p: float = 0.96,
@@ -262,7 +263,7 @@ class LiquidModel:
             UserError: a picture cannot be read, the box or mask does not fit it, nothing is left to draw, or a value is
                 outside its range.
         """
-        sampling = SamplingConfig(temperature, top_k, top_p, guidance_scale)
+        sampling = self._drawing(guidance_scale, temperature, top_k, top_p)
         request = self.prompting.edit(image, prompt, keep, pick_seed(seed), sampling, size)
         (result,) = self.engine.run([request], on_event)
         return GeneratedImage(self.decode_images([result.codes])[0], result.codes, prompt, request.seed)
@@ -293,6 +294,12 @@ class LiquidModel:
     def fingerprint(self) -> str:
         """16 hex digits that change with the weights, as they are loaded, and with the vocabulary."""
         return weights_fingerprint(self.checkpoint)
+
+    def _drawing(
+        self, guidance: float | None, temperature: float = 0.99, top_k: int | None = 4096, top_p: float = 0.96
+    ) -> SamplingConfig:
+        guidance = self.checkpoint.guidance_scale if guidance is None else guidance
+        return SamplingConfig(temperature, top_k, top_p, guidance)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([token for token in ids if token not in self._text.special_ids])

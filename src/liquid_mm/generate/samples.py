@@ -12,14 +12,14 @@ from pathlib import Path
 from liquid_mm.checkpoint import Checkpoint
 from liquid_mm.files import atomic_file
 from liquid_mm.generate.demo import OPENING
-from liquid_mm.generate.files import GUIDANCE, PROMPTS, save_sheet
+from liquid_mm.generate.files import PROMPTS, save_sheet
 from liquid_mm.generate.model import LiquidModel
 
 
 def sample_hook(checkpoint: Checkpoint, step: int, folder: Path) -> None:
     """Write samples of `checkpoint` into the new `folder`; `train.run.OnSample`."""
     model = LiquidModel(checkpoint)
-    pictures = model.generate_images(PROMPTS, guidance_scale=GUIDANCE, seed=0)
+    pictures = model.generate_images(PROMPTS, seed=0)
     save_sheet(pictures, folder / "pictures.png")
     captions = [model.generate_text("", [picture.image], 24, top_k=1) for picture in pictures]
     lines = [f"{picture.prompt}: {caption}" for picture, caption in zip(pictures, captions, strict=True)]

@@ -31,7 +31,7 @@ async def generate(ask: ImageAsk, http: Request, service: TheService, key: Key) 
         n=ask.n,
         size=ask.pixels(),
         seed=ask.seed,
-        sampling=ask.sampling,
+        sampling=ask.sampling(service.drawing.guidance_scale),
         previews=ask.partial_images if ask.stream else 0,
         key=key,
     )
@@ -66,7 +66,7 @@ async def edit(
         n=ask.n,
         size=ask.pixels(),
         seed=ask.seed,
-        sampling=ask.sampling,
+        sampling=ask.sampling(service.drawing.guidance_scale),
         previews=ask.partial_images if ask.stream else 0,
         key=key,
     )

@@ -136,7 +136,7 @@ class ChatAsk(Ask):
     temperature: Temperature = 0.7
     top_p: TopP = 0.9
     top_k: TopK | None = None
-    guidance_scale: Guidance = DRAWING.guidance_scale
+    guidance_scale: Guidance | None = None
     n: Number = 1
     seed: Seed | None = None
     stop: Stop | None = None
@@ -173,7 +173,7 @@ class ImageAsk(Ask):
     n: Number = 1
     size: str = "auto"
     seed: Seed | None = None
-    guidance_scale: Guidance = DRAWING.guidance_scale
+    guidance_scale: Guidance | None = None
     temperature: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = DRAWING.temperature
     top_p: TopP = DRAWING.top_p
     top_k: TopK | None = DRAWING.top_k
@@ -183,10 +183,9 @@ class ImageAsk(Ask):
     stream: bool = False
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0
 
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How codes are to be sampled."""
-        return SamplingConfig(self.temperature, self.top_k, self.top_p, self.guidance_scale)
+    def sampling(self, guidance: float) -> SamplingConfig:
+        """How codes are to be sampled, with `guidance` where none is asked for."""
+        return SamplingConfig(self.temperature, self.top_k, self.top_p, self.guidance_scale or guidance)
 
     def pixels(self) -> tuple[int, int] | None:
         """(width, height) of `size`, or None for the model's own.

@@ -38,7 +38,8 @@ from liquid_mm.serve.metrics import Metrics
 from liquid_mm.serve.settings import Settings
 
 DRAWING = SamplingConfig(0.99, 4096, 0.96, guidance_scale=7.0)
-"""How codes are sampled unless a request says otherwise, as in `LiquidModel.generate_images`."""
+"""How codes are sampled unless a request says otherwise, as in `LiquidModel.generate_images`; the guidance is that
+which suits the model, where its checkpoint says so."""
 
 WRITING = SamplingConfig(0.7, None, 0.9)
 """How text is, as in `LiquidModel.generate_text`."""
@@ -53,6 +54,7 @@ class Service:
         name: what clients call the model.
 
     Attributes:
+        drawing: how codes are sampled unless a request says otherwise.
         since: when it was made, in seconds since 1970.
         broken: what the engine failed with, if it did.
         on_drain: called when it is told to stop.
@@ -61,6 +63,7 @@ class Service:
     def __init__(self, model: LiquidModel, settings: Settings, name: str = "liquid") -> None:
         self.model, self.settings, self.name = model, settings, name
         self.since = int(time.time())
+        self.drawing = dataclasses.replace(DRAWING, guidance_scale=model.checkpoint.guidance_scale)
         self.metrics = Metrics()
         self.pictures = Pictures(settings.max_image_pixels, settings.max_body_bytes, settings.image_hosts)
         self._admission = Admission(settings.max_queue, settings.max_per_key)
@@ -85,7 +88,7 @@ class Service:
 
     def start(self) -> None:
         """Warm the model up, by drawing, reading and writing once, and begin to answer."""
-        (picture,) = self.model.generate_images(["a"], guidance_scale=DRAWING.guidance_scale, seed=0)
+        (picture,) = self.model.generate_images(["a"], seed=0)
         self.model.generate_text("", [picture.image], max_new_tokens=2, seed=0)
         self._engine_thread.start()
         self._warm = True
@@ -118,7 +121,7 @@ class Service:
         n: int = 1,
         size: tuple[int, int] | None = None,
         seed: int | None = None,
-        sampling: SamplingConfig = DRAWING,
+        sampling: SamplingConfig | None = None,
         previews: int = 0,
         key: str | None = None,
     ) -> Job:
@@ -130,7 +133,7 @@ class Service:
         """
         self._check_text(prompt)
         self._check_size(size)
-        make = partial(self.model.prompting.image, prompt, sampling=sampling, size=size)
+        make = partial(self.model.prompting.image, prompt, sampling=sampling or self.drawing, size=size)
         return await self._submit(make, n, seed, key, previews=previews)
 
     async def edit(
@@ -142,14 +145,14 @@ class Service:
         n: int = 1,
         size: tuple[int, int] | None = None,
         seed: int | None = None,
-        sampling: SamplingConfig = DRAWING,
+        sampling: SamplingConfig | None = None,
         previews: int = 0,
         key: str | None = None,
     ) -> Job:
         """Pictures that agree with `picture` where `keep` is white; see `LiquidModel.edit_image` and `draw`."""
         self._check_text(prompt)
         self._check_size(size)
-        make = partial(self.model.prompting.edit, picture, prompt, keep, sampling=sampling, size=size)
+        make = partial(self.model.prompting.edit, picture, prompt, keep, sampling=sampling or self.drawing, size=size)
         return await self._submit(make, n, seed, key, previews=previews)
 
     async def chat(
@@ -162,7 +165,7 @@ class Service:
         seed: int | None = None,
         stop: Sequence[str] = (),
         writing: SamplingConfig = WRITING,
-        drawing: SamplingConfig = DRAWING,
+        drawing: SamplingConfig | None = None,
         previews: int = 0,
         key: str | None = None,
     ) -> Job:
@@ -184,7 +187,7 @@ class Service:
                 return self.model.prompting.text(caption, seed, writing, max_tokens)
             record = self.model.prompting.to_chat(conversation)
             if max_images:
-                return self.model.prompting.chat(record, seed, writing, drawing, max_tokens, max_images)
+                return self.model.prompting.chat(record, seed, writing, drawing or self.drawing, max_tokens, max_images)
             return self.model.prompting.text(record, seed, writing, max_tokens)
 
         return await self._submit(make, n, seed, key, stop, previews)

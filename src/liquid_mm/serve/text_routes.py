@@ -28,7 +28,7 @@ from liquid_mm.serve.replies import (
     TextChoice,
     now,
 )
-from liquid_mm.serve.service import DRAWING, Service
+from liquid_mm.serve.service import Service
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 413, 429, 500, 503, 504)
@@ -61,7 +61,9 @@ async def chat(ask: ChatAsk, http: Request, service: TheService, key: Key) -> An
         seed=ask.seed,
         stop=stops(ask.stop),
         writing=writing(ask.temperature, ask.top_p, ask.top_k),
-        drawing=dataclasses.replace(DRAWING, guidance_scale=ask.guidance_scale),
+        drawing=dataclasses.replace(
+            service.drawing, guidance_scale=ask.guidance_scale or service.drawing.guidance_scale
+        ),
         key=key,
     )
     head: dict[str, Any] = {"id": f"chatcmpl-{some_id()}", "created": now(), "model": service.name}

@@ -121,6 +121,8 @@ class TrainConfig(Config):
         log_every, save_every, validate_every, sample_every: in steps; None switches the last three off.
         adapter_base: the base `model` was extended from, as `liquid extend` takes it; a LoRA or rows run then also
             writes the small form of its result, which stores only the difference to that base.
+        guidance_scale: classifier-free guidance that suits the result, stored with it as the default for drawing;
+            None: as in `model`.
         keep: how many of the latest checkpoints stay.
     """
 
@@ -151,6 +153,7 @@ class TrainConfig(Config):
     spike: Annotated[float | None, Field(gt=1)] = None
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ("tensorboard",)
     adapter_base: str | None = None
+    guidance_scale: Annotated[float | None, Field(ge=1)] = None
     seed: int = 0
     log_every: Annotated[int, Field(ge=1)] = 10
     save_every: Annotated[int | None, Field(ge=1)] = 500

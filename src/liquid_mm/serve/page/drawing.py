@@ -14,7 +14,7 @@ from liquid_mm.errors import UserError
 from liquid_mm.serve.chance import some_seed
 from liquid_mm.serve.job import Job, Picture, Preview
 from liquid_mm.serve.page.handlers import PREVIEWS, pieces_of, tells_mistakes, written
-from liquid_mm.serve.service import DRAWING, Service
+from liquid_mm.serve.service import Service
 
 PICTURES = 4
 KEPT = 48
@@ -39,7 +39,7 @@ def create_tab(service: Service) -> None:
     async def create(
         prompt: str, style: str, size: str, guidance: float, seed: str, gallery: list[tuple[str | None, str]]
     ) -> AsyncGenerator[Any, None]:
-        sampling = dataclasses.replace(DRAWING, guidance_scale=guidance)
+        sampling = dataclasses.replace(service.drawing, guidance_scale=guidance)
         asked = _needed(prompt) + STYLES[style]
         pixels = _sizes(service)[size]
         job = await service.draw(asked, n=PICTURES, size=pixels, seed=_seed(seed), sampling=sampling, previews=PREVIEWS)
@@ -60,7 +60,7 @@ def create_tab(service: Service) -> None:
     with gr.Row():
         style = gr.Dropdown(list(STYLES), label="Style")
         size = gr.Dropdown(list(_sizes(service)), label="Size")
-        guidance = gr.Slider(1, 15, DRAWING.guidance_scale, step=0.5, label="Guidance")
+        guidance = gr.Slider(1, 15, service.drawing.guidance_scale, step=0.5, label="Guidance")
         # No number field: an empty one shows 0, and sends it.
         seed = gr.Textbox(label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
@@ -83,7 +83,7 @@ def compare_tab(service: Service) -> None:
         jobs: list[Job] = []
         try:
             for scale, number in settings:
-                sampling = dataclasses.replace(DRAWING, guidance_scale=scale)
+                sampling = dataclasses.replace(service.drawing, guidance_scale=scale)
                 jobs.append(await service.draw(prompt, seed=number, sampling=sampling, previews=PREVIEWS))
             yield [
                 gr.Image(None, label=f"guidance {scale:g}" if by == "guidance" else f"seed {number}")
@@ -104,7 +104,7 @@ def compare_tab(service: Service) -> None:
         button = gr.Button("Compare", variant="primary", scale=1)
     with gr.Row():
         by = gr.Radio(["guidance", "seed"], value="guidance", label="What differs")
-        guidance = gr.Slider(1, 15, DRAWING.guidance_scale, step=0.5, label="Guidance, where seeds differ")
+        guidance = gr.Slider(1, 15, service.drawing.guidance_scale, step=0.5, label="Guidance, where seeds differ")
         seed = gr.Textbox("0", label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
     gr.Examples(IDEAS, prompt)
