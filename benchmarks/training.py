@@ -3,6 +3,7 @@
     python -m benchmarks.training                  everything; minutes on a CPU
     python -m benchmarks.training --quick          small sizes, to see that it runs
     python -m benchmarks.training --json OUT.json  the numbers besides the table
+    python -m benchmarks.training --only speed     one case; --rounds N measures each way so often
 
 Cases:
     speed     useful tokens a second (padding not counted) of full training, texts and pairs as they come
@@ -233,6 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path, help="write the numbers there")
+    parser.add_argument("--only", choices=("speed", "memory", "loss"), help="this case alone")
+    parser.add_argument("--rounds", type=int, help="how often each way is measured")
     parser.add_argument("--memory-of", choices=("release", "ours"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
@@ -241,28 +244,39 @@ def main() -> None:
         head = {"vocabulary": 4096, "hidden": 64, "count": 512, "rounds": 3}
     else:
         on_gpu = DEVICE.type == "cuda"
-        sizes = {"shape": SMOLLM2, "vocabulary": 50176, "seq_len": 1024, "count": 8, "rounds": 5}
+        # With eight documents the two models, their moments and all logits of the release's way took 20 GB.
+        sizes = {"shape": SMOLLM2, "vocabulary": 50176, "seq_len": 1024, "count": 4, "rounds": 5}
         if on_gpu:
             sizes = {"shape": GEMMA2_2B, "vocabulary": 264192, "seq_len": 2048, "count": 32, "rounds": 10}
-        large = {"shape": NARROW, "vocabulary": 264192, "rows": 4, "seq_len": 2048}
+        # All logits of 4 x 2048 tokens take 22 GB with their gradients: more than a laptop has.
+        large = {"shape": NARROW, "vocabulary": 264192, "rows": 4 if on_gpu else 1, "seq_len": 2048}
         head = {"vocabulary": 50176, "hidden": 576, "count": 2048, "rounds": 5}
     if options.memory_of:
         print(memory(options.memory_of, **large))
         return
-    command = [sys.executable, "-m", "benchmarks.training", *(["--quick"] if options.quick else []), "--memory-of"]
-    peaks = {way: float(subprocess.check_output([*command, way]).split()[-1]) for way in ("release", "ours")}
-    results = {
-        "speed": speed(**sizes),
-        "memory": {f"{way} MiB": peak for way, peak in peaks.items()} | {"share": peaks["ours"] / peaks["release"]},
-        "loss": loss(**head),
+    if options.rounds:
+        sizes["rounds"] = head["rounds"] = options.rounds
+    cases: dict[str, Callable[[], dict[str, Any]]] = {
+        "speed": lambda: speed(**sizes),
+        "memory": lambda: peaks(options.quick),
+        "loss": lambda: loss(**head),
     }
-    table = Table("case", "value", "", title=f"training on {DEVICE.type}, torch {torch.__version__}")
-    for case, values in results.items():
-        for name, value in values.items():
+    results = {}
+    for case in (options.only,) if options.only else tuple(cases):
+        results[case] = cases[case]()
+        table = Table("case", "value", "", title=f"training on {DEVICE.type}, torch {torch.__version__}")
+        for name, value in results[case].items():
             table.add_row(case, name, f"{value:.3g}")
-    Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        Console().print(table)
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def peaks(quick: bool) -> dict[str, float]:
+    """The memory case: each way in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.training", *(["--quick"] if quick else []), "--memory-of"]
+    release, ours = (float(subprocess.check_output([*command, way]).split()[-1]) for way in ("release", "ours"))
+    return {"release MiB": release, "ours MiB": ours, "share": ours / release}
 
 
 if __name__ == "__main__":

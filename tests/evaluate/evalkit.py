@@ -9,6 +9,24 @@ import numpy as np
 from PIL import Image
 
 
+class MeanColour:
+    """A feature net of three features."""
+
+    name, dim = "mean colour", 3
+
+    def __call__(self, images):
+        return np.stack([np.asarray(image, np.float64).mean((0, 1)) for image in images])
+
+
+class Brightness:
+    """A judge that looks at the picture alone."""
+
+    name = "brightness"
+
+    def __call__(self, images, texts):
+        return [float(np.asarray(image).mean() / 255) for image in images]
+
+
 def noise(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)

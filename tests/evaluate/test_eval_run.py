@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from evalkit import noise, write_jsonl
+from evalkit import Brightness, MeanColour, noise, write_jsonl
 from PIL import Image
 
 from liquid_mm.errors import UserError
@@ -18,22 +18,6 @@ from liquid_mm.evaluate.stats import wilson
 SETTINGS = EvalSettings(features="mean", top_k=None, temperature=1e3, judge="brightness", max_new_tokens=3)
 # Four pictures of sixteen features are too few for a distance worth anything: that is said, and not the point here.
 pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance over:UserWarning")
-
-
-class MeanColour:
-    """A feature net of three features."""
-
-    name, dim = "mean colour", 3
-
-    def __call__(self, images):
-        return np.stack([np.asarray(image, np.float64).mean((0, 1)) for image in images])
-
-
-class Brightness:
-    name = "brightness"
-
-    def __call__(self, images, texts):
-        return [float(np.asarray(image).mean() / 255) for image in images]
 
 
 @pytest.fixture(autouse=True)

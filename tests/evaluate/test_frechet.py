@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from liquid_mm.evaluate.frechet import Gaussian, distance_of, frechet_distance
+from liquid_mm.evaluate.frechet import (
+    FOLDS,
+    T95,
+    Folds,
+    Gaussian,
+    distance_of,
+    frechet_distance,
+    frechet_interval,
+    jackknife_error,
+)
 
 
 def spd(rng, d, rank=None):
@@ -65,3 +74,70 @@ def test_enough_vectors_bring_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frechet_distance(first, first)
+
+
+def folds(vectors, batch=7):
+    found = Folds(vectors.shape[1])
+    for start in range(0, len(vectors), batch):
+        found.add(vectors[start : start + batch])
+    return found
+
+
+def test_vector_i_goes_into_fold_i_whatever_the_batches():
+    x = np.random.default_rng(3).normal(size=(53, 4))
+    for batch in (1, 7, 53):
+        found = folds(x, batch)
+        assert found.n == 53
+        for number, part in enumerate(found.parts):
+            np.testing.assert_allclose(part.mean, x[number::FOLDS].mean(0), atol=1e-12)
+        np.testing.assert_allclose(found.whole().covariance, np.cov(x, rowvar=False), rtol=1e-9)
+        rest = np.delete(x, np.s_[2::FOLDS], axis=0)
+        np.testing.assert_allclose(found.whole(without=2).covariance, np.cov(rest, rowvar=False), rtol=1e-9)
+
+
+def test_folds_of_parts_add_up():
+    x = np.random.default_rng(4).normal(size=(40, 3))
+    parts = folds(x[:20])
+    parts.merge(folds(x[20:]))
+    assert parts.n == 40
+    np.testing.assert_allclose(parts.parts[1].mean, x[1::FOLDS].mean(0))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    groups = np.random.default_rng(5).normal(size=(FOLDS, 6)).mean(1)
+    without = [(groups.sum() - group) / (FOLDS - 1) for group in groups]
+    assert jackknife_error(without) == pytest.approx(groups.std(ddof=1) / np.sqrt(FOLDS))
+
+
+def test_t95_is_students():
+    from scipy.stats import t
+
+    assert pytest.approx(t.ppf(0.975, FOLDS - 1)) == T95
+
+
+def test_intervals_cover_the_true_distance():
+    """Gaussians of known distance, 200 samples of 300 each: the true value lies inside about 95 % of the intervals."""
+    rng = np.random.default_rng(6)
+    scale = np.array([1.0, 2.0])
+    true = 4 + ((scale - 1) ** 2).sum()
+    inside, widths = 0, []
+    for _ in range(200):
+        first, second = rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) * scale + [2, 0]
+        _, (low, high) = frechet_interval(folds(first, 300), folds(second, 300))
+        inside += low <= true <= high
+        widths.append(high - low)
+    assert 0.88 <= inside / 200 <= 0.995
+    assert np.median(widths) < 3, "not by being as wide as the value"
+
+
+def test_pictures_that_belong_together_stay_together():
+    """A set against itself shifted by a constant: the distance is certain, so the interval has no width."""
+    x = np.random.default_rng(7).normal(size=(60, 3))
+    distance, (low, high) = frechet_interval(folds(x), folds(x + 2))
+    assert distance == pytest.approx(12)
+    assert (low, high) == pytest.approx((12, 12))
+
+
+def test_too_few_pictures_have_a_distance_but_no_interval():
+    x = np.random.default_rng(8).normal(size=(2 * FOLDS - 1, 2))
+    assert frechet_interval(folds(x), folds(x)) == (pytest.approx(0, abs=1e-9), None)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from liquid_mm.device import pick_device
 from liquid_mm.errors import UserError
-from liquid_mm.evaluate.frechet import Gaussian
+from liquid_mm.evaluate.frechet import Folds, Gaussian
 
 INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"  # as clean-fid
@@ -154,10 +154,15 @@ def load_features(name: str, device: str | None = None) -> FeatureNet:
 
 def gaussian_of(images: Iterable[Image.Image], net: FeatureNet, batch_size: int = 32) -> Gaussian:
     """Mean and covariance of the features of `images`, a batch in memory at a time."""
-    gaussian = Gaussian(net.dim)
+    return folds_of(images, net, batch_size).whole()
+
+
+def folds_of(images: Iterable[Image.Image], net: FeatureNet, batch_size: int = 32) -> Folds:
+    """The same in folds, for a distance with its interval; picture i goes into fold i mod `frechet.FOLDS`."""
+    folds = Folds(net.dim)
     for batch in _batched(images, batch_size):
-        gaussian.add(net(batch))
-    return gaussian
+        folds.add(net(batch))
+    return folds
 
 
 def _batched(images: Iterable[Image.Image], size: int) -> Iterator[list[Image.Image]]:

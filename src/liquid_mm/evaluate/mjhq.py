@@ -15,8 +15,8 @@ from pathlib import Path
 
 from liquid_mm.evaluate.data import DataSource
 from liquid_mm.evaluate.drawing import DrawingTask
-from liquid_mm.evaluate.features import FeatureNet, gaussian_of, load_features
-from liquid_mm.evaluate.frechet import Gaussian, frechet_distance
+from liquid_mm.evaluate.features import FeatureNet, folds_of, load_features
+from liquid_mm.evaluate.frechet import Folds, frechet_interval
 from liquid_mm.evaluate.pictures import load_picture
 from liquid_mm.evaluate.protocol import Context, Example, Prediction, Scored, Table, Value, mean_of
 from liquid_mm.files import read_json
@@ -67,13 +67,18 @@ class MJHQ30K(DrawingTask):
 
 
 def distances(pairs: dict[str, Pairs], net: FeatureNet) -> dict[str, Value]:
-    """`fid` over all pairs of (reference, drawn) pictures, and `fid/CATEGORY`."""
-    whole = (Gaussian(net.dim), Gaussian(net.dim))
+    """`fid` over all pairs of (reference, drawn) pictures, and `fid/CATEGORY`; the intervals take pairs together."""
+    whole = (Folds(net.dim), Folds(net.dim))
     values = {}
     for category, files in sorted(pairs.items()):
-        part = tuple(gaussian_of((load_picture(pair[side]) for pair in files), net) for side in (0, 1))
+        part = tuple(folds_of((load_picture(pair[side]) for pair in files), net) for side in (0, 1))
         for total, own in zip(whole, part, strict=True):
             total.merge(own)
         if len(files) > 1:
-            values[f"fid/{category}"] = Value(frechet_distance(*part), len(files))
-    return {"fid": Value(frechet_distance(*whole), whole[0].n), **values}
+            values[f"fid/{category}"] = _value(*part)
+    return {"fid": _value(*whole), **values}
+
+
+def _value(reference: Folds, drawn: Folds) -> Value:
+    distance, bounds = frechet_interval(reference, drawn)
+    return Value(distance, drawn.n, bounds=bounds)

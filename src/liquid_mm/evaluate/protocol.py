@@ -68,12 +68,16 @@ Prediction = dict[str, Any]
 
 
 class Value(NamedTuple):
-    """One number: `binary` says that it is the mean of `n` zeros and ones, times `scale`."""
+    """One number: `binary` says that it is the mean of `n` zeros and ones, times `scale`.
+
+    `bounds` is its 95 % interval where it is no function of numbers per example, which are resampled instead.
+    """
 
     value: float
     n: int
     binary: bool = False
     scale: float = 1.0
+    bounds: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Scored:
 
     Attributes:
         rows: for every prediction its `id` and the columns `summarise` needs.
-        whole: values of the set as a whole; they carry no interval.
+        whole: values of the set as a whole, with their `bounds` if they have any.
         notes: what a reader has to know about how it was scored.
     """
 

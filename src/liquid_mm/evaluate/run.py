@@ -56,6 +56,8 @@ def evaluate(
     data_dir: str | Path | None = None,
     batch_size: int = 8,
     shard: Shard | None = None,
+    cluster: bool = False,
+    workers: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def evaluate(
         data_dir: where the tasks' data are; None takes them from the Hugging Face Hub.
         batch_size: pictures computed at once.
         shard: (k, n) does the k-th of n parts; whichever run ends last scores.
+        cluster: predict on Ray; this process writes and scores.
+        workers: Ray actors, each with the model; None takes one for each GPU.
         device, dtype: as `liquid_mm.load`.
 
     Returns:
@@ -87,14 +91,20 @@ def evaluate(
         context = Context(settings, out / task.name, folders[task.name], batch_size, device)
         sets[task.name] = (context, task.examples(context)[: settings.limit])
     _begin(out, checkpoint, settings, folders)
-    model: Any = None
+    todo = {}
     for task in chosen:
         context, examples = sets[task.name]
         done = read_predictions(context.folder)
-        todo = [example for example in of_shard(examples, shard) if example.id not in done]
-        if todo:
-            model = model or _load_model(checkpoint, device, dtype)
-            _predict(task, model, todo, context, shard)
+        if left := [example for example in of_shard(examples, shard) if example.id not in done]:
+            todo[task.name] = (context, left)
+    if cluster:
+        _predict_on_ray(checkpoint, todo, shard, workers, dtype)
+    elif todo:
+        model = _load_model(checkpoint, device, dtype)
+        for task in chosen:
+            if task.name in todo:
+                context, left = todo[task.name]
+                _predict(task, model, left, context, shard)
     return _finish(out, {task.name: (task, *sets[task.name]) for task in chosen})
 
 
@@ -171,6 +181,23 @@ def _predict(task: Task, model: Any, todo: list[Example], context: Context, shar
             bar.update()
 
 
+def _predict_on_ray(
+    checkpoint: str,
+    todo: dict[str, tuple[Context, list[Example]]],
+    shard: Shard | None,
+    workers: int | None,
+    dtype: Any,
+) -> None:
+    from liquid_mm.evaluate.cluster import predict_on_ray
+
+    with tqdm(total=sum(len(left) for _, left in todo.values()), unit="example", disable=None) as bar:
+        for found in predict_on_ray(checkpoint, todo, workers=workers, dtype=dtype):
+            folder = todo[found.task][0].folder
+            found.save_files(folder)  # a line in the file says that its pictures are there
+            for _ in append_predictions(predictions_file(folder, shard), found.predictions):
+                bar.update()
+
+
 def _finish(out: Path, sets: dict[str, tuple[Task, Context, Sequence[Example]]]) -> dict[str, Any]:
     """Score every task all of whose predictions are there, and write results and page."""
     run = read_json(out / "run.json")
@@ -202,8 +229,8 @@ def _result(task: Task, predictions: list[Prediction], examples: Sequence[Exampl
 
 
 def values_of(task: Task, scored: Scored, seed: int) -> dict[str, Any]:
-    """Every value of a task with its interval, as JSON; a value of the whole set has none."""
-    found: dict[str, Any] = {name: _json(value, None) for name, value in scored.whole.items()}
+    """Every value of a task with its interval, as JSON; one of the whole set has what scoring gave it, or none."""
+    found: dict[str, Any] = {name: _json(value, value.bounds) for name, value in scored.whole.items()}
     if scored.rows:
         table = to_table(scored.rows)
         intervals = bootstrap(table, task.summarise, task.unit, seed=seed)

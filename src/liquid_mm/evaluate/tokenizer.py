@@ -15,8 +15,8 @@ from PIL import Image
 
 from liquid_mm.errors import UserError
 from liquid_mm.evaluate.data import DataSource
-from liquid_mm.evaluate.features import gaussian_of, load_features
-from liquid_mm.evaluate.frechet import frechet_distance
+from liquid_mm.evaluate.features import folds_of, load_features
+from liquid_mm.evaluate.frechet import frechet_interval
 from liquid_mm.evaluate.pictures import find_pictures, load_picture, save_png
 from liquid_mm.evaluate.protocol import (
     Context,
@@ -88,10 +88,9 @@ class TokenizerTask(Task):
         whole = code_statistics(predictions)
         if len(predictions) > 1:
             net = load_features(context.settings.features, context.device)
-            distance = frechet_distance(
-                gaussian_of(pictures("original"), net), gaussian_of(pictures("reconstruction"), net)
-            )
-            whole["rfid"] = Value(distance, len(predictions))
+            sides = (folds_of(pictures(field), net) for field in ("original", "reconstruction"))
+            distance, bounds = frechet_interval(*sides)
+            whole["rfid"] = Value(distance, len(predictions), bounds=bounds)
             return Scored(rows, whole, (f"rfid: Fréchet distance over {net.name}",))
         return Scored(rows, whole)
 
