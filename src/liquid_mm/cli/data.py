@@ -9,6 +9,7 @@ import typer
 
 from liquid_mm.cli.app import app
 from liquid_mm.cli.options import Device, Out, parse_size
+from liquid_mm.errors import UserError
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:

@@ -48,11 +48,10 @@ def check_adapter_base(start: Checkpoint, config: TrainConfig) -> None:
     theirs = dict(base.named_parameters())
     new = torch.tensor(new_row_ids(start.vocabulary))
     tables = {id(start.llm.get_input_embeddings().weight), id(start.llm.get_output_embeddings().weight)}
-    for name, ours in start.llm.named_parameters():
-        other = theirs.get(name)
-        if other is not None:
-            other = other.to(stored).to(ours.dtype)
-            if id(ours) in tables:  # what is in both, without the rows that are trained
+    for name, parameter in start.llm.named_parameters():
+        if name in theirs:
+            ours, other = parameter.detach(), theirs[name].detach().to(stored).to(parameter.dtype)
+            if id(parameter) in tables:  # what is in both, without the rows that are trained
                 old = torch.ones(min(len(ours), len(other)), dtype=torch.bool)
                 old[new[new < len(old)]] = False
                 ours, other = ours[: len(old)][old], other[: len(old)][old]
