@@ -13,6 +13,7 @@ got of a stream is left out of the second answer. The page is not part of it: it
 
 from __future__ import annotations
 
+import logging.config
 import os
 import signal
 import threading
@@ -24,7 +25,7 @@ from ray import serve
 
 from liquid_mm.config import Config
 from liquid_mm.errors import UserError
-from liquid_mm.serve.logs import logger
+from liquid_mm.serve.logs import log_config, logger
 from liquid_mm.serve.replica import Replica
 from liquid_mm.serve.router import Router, router_app
 from liquid_mm.serve.settings import Positive, Settings
@@ -116,6 +117,7 @@ def start(options: ClusterOptions, host: str, port: int) -> None:
 
 def run(options: ClusterOptions, host: str, port: int) -> None:
     """Deploy, and serve until SIGTERM or Ctrl-C; what runs then has the grace period to finish."""
+    logging.config.dictConfig(log_config())
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())

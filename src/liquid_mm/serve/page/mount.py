@@ -16,13 +16,15 @@ from liquid_mm.serve.service import Service
 
 CSS = """
 .picture img { width: 100% !important; height: 100% !important; object-fit: contain; }
-.conversation .message img { width: min(16em, 100%) !important; }
+.conversation .message img { width: 12em !important; max-width: 100%; }
+.conversation button[aria-label="Share"], .conversation button[title="Share"] { display: none; }
 @media (max-width: 520px) {
   .tab-container button { padding: 0 8px !important; }
   .kept .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
 }
 """
-"""Small pictures fill their place, and a phone has room for all four tabs, which Gradio would hide in a menu."""
+"""Small pictures fill their place, nothing is offered to be uploaded elsewhere, and a phone has room for all four tabs,
+which Gradio would hide in a menu."""
 
 
 def mount_page(app: FastAPI, service: Service, keys: Keys) -> None:
