@@ -154,7 +154,8 @@ class _Traced(nn.Module):
         self._call, self._mask = call, mask
 
     def forward(self, weights: list[Tensor], tensors: list[Tensor], place: list[Tensor]) -> Tensor:
-        left, cache = iter(tensors), LayerCache(*place, read=tensors[self._mask].shape[-1])
+        keys, values, rows, positions = place
+        left, cache = iter(tensors), LayerCache(keys, values, rows, positions, tensors[self._mask].shape[-1])
 
         def fill(value: Any) -> Any:
             if isinstance(value, tuple | list):

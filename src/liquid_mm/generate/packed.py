@@ -216,7 +216,7 @@ def _is_plain(module: Any) -> TypeGuard[nn.Linear]:
 
 def _pack_together(module: nn.Module, names: tuple[str, ...]) -> None:
     children = [getattr(module, name, None) for name in names]
-    layers = [child for child in children if _is_plain(child)]
+    layers: list[Any] = [child for child in children if _is_plain(child)]
     biases = [layer.bias for layer in layers if layer.bias is not None]
     alike = len({(layer.in_features, type(layer.weight), layer.weight.dtype) for layer in layers}) == 1
     if len(layers) < len(names) or not alike or len(biases) not in (0, len(names)):

@@ -88,7 +88,8 @@ def build(arguments: dict[str, Any]) -> serve.Application:
             "target_ongoing_requests": options.load_per_replica,
         }
         number = {"autoscaling_config": scaling}
-    replicas = serve.deployment(Replica).options(
+    deployment: Any = serve.deployment  # typed as if it always took options
+    replicas = deployment(Replica).options(
         name="Replica",
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": gpus},
         # The replica itself says when it is full, in a way clients understand.
@@ -99,10 +100,11 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     )
     loading = options.model_dump(include={"device", "dtype", "quantization", "max_batch"})
     bound = replicas.bind(options.checkpoint, options.name, settings.model_dump(), loading)
-    router = serve.deployment(serve.ingress(router_app(settings))(Router)).options(
+    router = deployment(serve.ingress(router_app(settings))(Router)).options(
         name="Router", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000
     )
-    return router.bind(bound, settings.deadline)
+    application: serve.Application = router.bind(bound, settings.deadline)
+    return application
 
 
 def start(options: ClusterOptions, host: str, port: int) -> None:

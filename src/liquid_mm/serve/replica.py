@@ -30,7 +30,7 @@ class Replica:
         loading: further arguments of `liquid_mm.load`.
     """
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, checkpoint: str, name: str | None, settings: dict[str, Any], loading: dict[str, Any]
     ) -> None:
         logging.config.dictConfig(log_config())

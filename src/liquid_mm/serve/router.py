@@ -66,7 +66,7 @@ def router_app(settings: Settings) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=METHODS)
     async def forward(http: Request) -> Response:
-        router: Router = serve.get_replica_context().servable_object
+        router: Any = serve.get_replica_context().servable_object
         return await answer(http, router.replicas, router.deadline)
 
     return app
@@ -112,7 +112,7 @@ async def _messages(asked: Asked, replicas: DeploymentHandle, deadline: float) -
     loop = asyncio.get_running_loop()
     until, deaths = loop.time() + deadline, 0
     while True:
-        response = replicas.remote(asked)
+        response: Any = replicas.remote(asked)
         full = False
         try:
             async for message in response:
