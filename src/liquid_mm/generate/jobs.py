@@ -2,19 +2,15 @@
 
     prompts.jsonl   {"prompt": "a red apple"}
                     {"prompt": "two cats", "seed": 7, "size": [512, 256]}
-    OUT/            000001_a-red-apple_seed0.png   000002_two-cats_seed7.png   …      numbered by line
-                    manifest.jsonl    one line for each picture written: image, prompt, seed, size, settings, model
-                    job.json          settings and model, which have to be the same when it is gone on with
 
 A picture is a function of the model, the job's settings and a `Wanted`: prompt, seed and size; nothing else decides it,
-neither its neighbours nor when it is drawn. So a second call draws what the manifest lacks, and work can be divided.
+neither its neighbours nor when it is drawn. So a second call draws what the folder's manifest lacks (`folder`), and
+work can be divided.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,41 +20,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from liquid_mm.config import Config, changed_keys
+from liquid_mm.config import Config
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_file, disk_errors, read_json, write_json
 from liquid_mm.generate.engine import context_length
-from liquid_mm.generate.files import advance, file_name, save_picture
+from liquid_mm.generate.files import advance
+from liquid_mm.generate.folder import Folder, Settings, Wanted
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
 from liquid_mm.generate.request import OnEvent, Request, Result
-from liquid_mm.generate.sampling import SamplingConfig
-
-JOB, MANIFEST = "job.json", "manifest.jsonl"
-
-
-class Settings(Config):
-    """What is the same for every picture of a job.
-
-    Args:
-        guidance_scale, temperature, top_k, top_p: as in `LiquidModel.generate_images`.
-        size: (width, height) of pictures whose line states none; None is the model's own.
-        number: pictures for each line; the n-th has the line's seed + n.
-        seed: of lines that state none.
-    """
-
-    guidance_scale: float = 7.0
-    temperature: float = 0.99
-    top_k: int | None = 4096
-    top_p: float = 0.96
-    size: tuple[int, int] | None = None
-    number: int = 1
-    seed: int = 0
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How codes are sampled."""
-        return SamplingConfig(self.temperature, self.top_k, self.top_p, self.guidance_scale)
 
 
 class Line(Config):
@@ -67,25 +36,6 @@ class Line(Config):
     prompt: str
     seed: int | None = None
     size: tuple[int, int] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """One picture to draw: `line` (from 1) of the file asks for it; `size` is None for the model's own."""
-
-    line: int
-    prompt: str
-    seed: int
-    size: tuple[int, int] | None
-
-    @property
-    def name(self) -> str:
-        """Its file."""
-        return f"{self.line:06d}_{file_name(self.prompt, self.seed)}"
-
-    def request(self, model: LiquidModel, settings: Settings) -> Request:
-        """What draws it."""
-        return model.prompting.image(self.prompt, self.seed, settings.sampling, self.size)
 
 
 def read_prompts(path: Path, settings: Settings) -> list[Wanted]:
@@ -119,6 +69,23 @@ def read_prompts(path: Path, settings: Settings) -> list[Wanted]:
     return wanted
 
 
+def request_for(model: LiquidModel, wanted: Wanted, settings: Settings) -> Request:
+    """What draws a picture."""
+    return model.prompting.image(wanted.prompt, wanted.seed, settings.sampling, wanted.size)
+
+
+def check(model: LiquidModel, pictures: Sequence[Wanted], settings: Settings) -> dict[Wanted, Request]:
+    """The request for each picture, all checked before the first is drawn rather than hours later.
+
+    Raises:
+        UserError: one asks for what cannot be drawn.
+    """
+    requests = {picture: request_for(model, picture, settings) for picture in pictures}
+    for request in requests.values():
+        request.check_fits(context_length(model.checkpoint.llm))
+    return requests
+
+
 Drawn = tuple[Wanted, NDArray[np.int64]]
 
 
@@ -136,14 +103,11 @@ class Job:
     """
 
     def __init__(self, model: LiquidModel, prompts: Path, out: Path, settings: Settings) -> None:
-        self._model, self._out = model, out
+        self._model = model
         self.wanted = read_prompts(prompts, settings)
-        # Everything is checked before the first picture rather than hours later.
-        requests = {picture: picture.request(model, settings) for picture in self.wanted}
-        for request in requests.values():
-            request.check_fits(context_length(model.checkpoint.llm))
-        self._begin(settings)
-        done = set(self._written())
+        requests = check(model, self.wanted, settings)
+        self._folder = Folder(out, model.fingerprint, settings)
+        done = self._folder.written()
         self.left = {picture: request for picture, request in requests.items() if picture not in done}
 
     @property
@@ -184,43 +148,11 @@ class Job:
                     writing.result()
                 self._write(complete)
 
-    def _begin(self, settings: Settings) -> None:
-        self._record = {"model": self._model.fingerprint, "settings": settings.model_dump(mode="json")}
-        path = self._out / JOB
-        if not path.exists():
-            write_json(path, self._record)
-            return
-        begun = read_json(path)
-        if begun["model"] != self._record["model"]:
-            raise UserError(f"{self._out} was begun with another model: choose another folder.")
-        before = Settings.model_validate(begun["settings"])
-        if changed := changed_keys(before, settings):
-            names = ", ".join(f"{key} {getattr(before, key)}, not {getattr(settings, key)}" for key in changed)
-            raise UserError(f"{self._out} was begun with {names}: use the same settings or another folder.")
-
-    def _written(self) -> Iterator[Wanted]:
-        """What the manifest lists."""
-        path = self._out / MANIFEST
-        if not path.exists():
-            return
-        *lines, rest = path.read_text(encoding="utf-8").split("\n")
-        if rest:
-            # The last line was cut off while it was written: its picture is drawn again.
-            with atomic_file(path) as part:
-                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        for line in map(json.loads, lines):
-            size = line["size"]
-            yield Wanted(line["line"], line["prompt"], line["seed"], tuple(size) if size else None)
-
     def _write(self, complete: Sequence[Drawn]) -> None:
         """Decode pictures together and write each, then its line."""
         images = self._model.decode_images([codes for _, codes in complete])
         for (wanted, codes), image in zip(complete, images, strict=True):
-            save_picture(GeneratedImage(image, codes, wanted.prompt, wanted.seed), self._out / wanted.name)
-            line = {"image": wanted.name, **dataclasses.asdict(wanted), **self._record}
-            path = self._out / MANIFEST
-            with disk_errors(path), path.open("a", encoding="utf-8") as manifest:
-                manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._folder.add(wanted, GeneratedImage(image, codes, wanted.prompt, wanted.seed))
 
 
 def draw_job(model: LiquidModel, prompts: Path, out: Path, **settings: Any) -> str:

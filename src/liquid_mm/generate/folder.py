@@ -1,0 +1,112 @@
+"""The folder that long work fills: pictures, a line for each in the manifest, and what they were drawn with.
+
+    OUT/            000001_a-red-apple_seed0.png   000002_two-cats_seed7.png   …      numbered by line
+                    manifest.jsonl    one line for each picture written: image, prompt, seed, size, settings, model
+                    job.json          settings and model: a folder holds pictures of one kind
+
+A picture is written first, then its line: what the manifest lists is there, whenever the writer is stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from liquid_mm.config import Config, changed_keys
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_file, disk_errors, read_json, write_json
+from liquid_mm.generate.files import file_name, save_picture
+from liquid_mm.generate.images import GeneratedImage
+from liquid_mm.generate.sampling import SamplingConfig
+
+JOB, MANIFEST = "job.json", "manifest.jsonl"
+
+
+class Settings(Config):
+    """What is the same for every picture of a job.
+
+    Args:
+        guidance_scale, temperature, top_k, top_p: as in `LiquidModel.generate_images`.
+        size: (width, height) of pictures whose line states none; None is the model's own.
+        number: pictures for each line; the n-th has the line's seed + n.
+        seed: of lines that state none.
+    """
+
+    guidance_scale: float = 7.0
+    temperature: float = 0.99
+    top_k: int | None = 4096
+    top_p: float = 0.96
+    size: tuple[int, int] | None = None
+    number: int = 1
+    seed: int = 0
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How codes are sampled."""
+        return SamplingConfig(self.temperature, self.top_k, self.top_p, self.guidance_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """One picture to draw: `line` (from 1) of the file asks for it; `size` is None for the model's own."""
+
+    line: int
+    prompt: str
+    seed: int
+    size: tuple[int, int] | None
+
+    @property
+    def name(self) -> str:
+        """Its file."""
+        return f"{self.line:06d}_{file_name(self.prompt, self.seed)}"
+
+
+class Folder:
+    """A folder being filled, by one process.
+
+    Args:
+        out: the folder; one that exists already is gone on with.
+        model: the fingerprint of the model that draws.
+        settings: of all pictures.
+
+    Raises:
+        UserError: the folder was begun with other settings or another model.
+    """
+
+    def __init__(self, out: Path, model: str, settings: Settings) -> None:
+        self._out = out
+        self._record = {"model": model, "settings": settings.model_dump(mode="json")}
+        path = out / JOB
+        if not path.exists():
+            write_json(path, self._record)
+            return
+        begun = read_json(path)
+        if begun["model"] != model:
+            raise UserError(f"{out} was begun with another model: choose another folder.")
+        before = Settings.model_validate(begun["settings"])
+        if changed := changed_keys(before, settings):
+            names = ", ".join(f"{key} {getattr(before, key)}, not {getattr(settings, key)}" for key in changed)
+            raise UserError(f"{out} was begun with {names}: use the same settings or another folder.")
+
+    def written(self) -> set[Wanted]:
+        """What the manifest lists."""
+        path = self._out / MANIFEST
+        if not path.exists():
+            return set()
+        # Not `splitlines`: a prompt may hold characters that Unicode counts as line ends.
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        if rest:
+            # The last line was cut off while it was written: its picture is drawn again.
+            with atomic_file(path) as part:
+                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        found = map(json.loads, lines)
+        return {Wanted(f["line"], f["prompt"], f["seed"], tuple(f["size"]) if f["size"] else None) for f in found}
+
+    def add(self, wanted: Wanted, picture: GeneratedImage) -> None:
+        """Write a picture, then its line."""
+        save_picture(picture, self._out / wanted.name)
+        line = {"image": wanted.name, **dataclasses.asdict(wanted), **self._record}
+        path = self._out / MANIFEST
+        with disk_errors(path), path.open("a", encoding="utf-8") as manifest:
+            manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
