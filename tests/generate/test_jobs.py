@@ -112,6 +112,13 @@ def test_a_stopped_job_keeps_what_is_complete_and_goes_on(model, prompts, tmp_pa
     assert draw_job(model, prompts, tmp_path / "out", **SETTINGS).endswith("0 of them new")
 
 
+def test_a_prompt_may_hold_what_unicode_counts_as_a_line_end(model, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "a duck\u2028on a pond"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    for new in (2, 0):
+        assert draw_job(model, prompts, tmp_path / "out", **SETTINGS).endswith(f"2 pictures, {new} of them new")
+
+
 def test_another_setting_or_model_needs_another_folder(model, prompts, tmp_path):
     Job(model, prompts, tmp_path / "out", Settings())
     with pytest.raises(UserError, match="top_k 4096, not 5"):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import liquid_mm
+from liquid_mm.checkpoint import save_checkpoint
 from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
@@ -66,6 +68,18 @@ def test_the_size_is_stated_in_both_rows_when_it_is_not_the_models_own(model, re
     for request, size in zip(requests, stated, strict=True):
         assert request.prompt == ids(model, TextToImage("a duck", size=size))
         assert request.image.unconditional == ids(model, TextToImage("", size=size, unconditional=True))
+
+
+def test_guidance_is_what_suits_the_checkpoint_where_none_is_asked_for(tmp_path):
+    checkpoint = dataclasses.replace(tiny_checkpoint("smollm"), guidance_scale=99.0)
+    save_checkpoint(checkpoint, tmp_path / "out")
+    loaded, plain = liquid_mm.load(tmp_path / "out", dtype="float32"), LiquidModel(tiny_checkpoint("smollm"))
+    assert (loaded.checkpoint.guidance_scale, plain.checkpoint.guidance_scale) == (99.0, 7.0)
+
+    def drawn(model, **options):
+        return model.generate_images(["a duck"], seed=0, **HOT, **options)[0].codes.tolist()
+
+    assert drawn(loaded) == drawn(plain, guidance_scale=99.0) != drawn(plain)
 
 
 def test_guidance_1_needs_no_unconditional_prompt(model, requests):
