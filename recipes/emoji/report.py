@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from captions import with_article
 from judge import Gallery, matches
 from PIL import Image
 from rich.console import Console
@@ -207,7 +208,8 @@ def judge_text(model: LiquidModel, base: str, emoji: Path, report: Report) -> No
 
 def write(report: Report, model: LiquidModel, out: Path, settings: Record) -> None:
     """demo.json, demo.md and the pictures."""
-    pictures = model.generate_images([f"a {name}, 3D style" for name in PROMPTS], guidance_scale=GUIDANCE, seed=0)
+    prompts = [f"{with_article(name)}, {style} style" for style in ("3D", "Noto") for name in PROMPTS]
+    pictures = model.generate_images(prompts, guidance_scale=GUIDANCE, seed=0)
     (out / "images").mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet([(picture.image, picture.prompt) for picture in pictures], columns=8, side=128)
     sheet.save(out / "images" / "demo_prompts.png")
