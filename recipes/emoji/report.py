@@ -59,6 +59,10 @@ asked for nearest to the drawn one, among all pictures of the split in that styl
 codes can reach. *Shuffled prompts*: the drawings judged by another prompt. Intervals: 95 %, bootstrap over concepts.
 Fréchet distances are over fewer pictures than features and can only be compared with each other."""
 
+FAILURES = """\
+Eight pictures each, chosen by chance, in a style, a combination and a concept that it was not taught: the real picture,
+below it what the model draws for the caption above, and what it says when it sees the real one."""
+
 Record = dict[str, Any]
 
 
@@ -206,13 +210,29 @@ def judge_text(model: LiquidModel, base: str, emoji: Path, report: Report) -> No
         report.add_number("text perplexity", name, value, count)
 
 
-def write(report: Report, model: LiquidModel, out: Path, settings: Record) -> None:
+def show_failures(model: LiquidModel, emoji: Path) -> Image.Image:
+    """What it was not taught: the real picture above, below what it draws for its caption and how it describes it."""
+    cells: list[tuple[Image.Image, str]] = []
+    for split in ("unseen style", "unseen composition", "unseen concept"):
+        records = pictures_of(emoji / SPLITS[split])
+        random.Random(0).shuffle(records)
+        records = records[:8]
+        real = open_all(emoji, records)
+        drawn = draw(model, records, 0, GUIDANCE)
+        said = answer(model, [("", image) for image in real], 24)
+        cells += [(image, record["text"]) for image, record in zip(real, records, strict=True)]
+        cells += [(image, f"says: {words}") for image, words in zip(drawn, said, strict=True)]
+    return contact_sheet(cells, columns=8, side=128, lines=3)
+
+
+def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: Record) -> None:
     """demo.json, demo.md and the pictures."""
     prompts = [f"{with_article(name)}, {style} style" for style in ("3D", "Noto") for name in PROMPTS]
     pictures = model.generate_images(prompts, guidance_scale=GUIDANCE, seed=0)
     (out / "images").mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet([(picture.image, picture.prompt) for picture in pictures], columns=8, side=128)
     sheet.save(out / "images" / "demo_prompts.png")
+    show_failures(model, emoji).save(out / "images" / "demo_failures.png")
     write_json(out / "demo.json", {"settings": settings, "rows": report.rows})
     lines = [
         "# What the demo model can and cannot do",
@@ -231,6 +251,8 @@ def write(report: Report, model: LiquidModel, out: Path, settings: Record) -> No
         lines.append(f"| {row['metric']} | {row['split']} | {row['value']:.3f} | {interval} | {row['n']} | {chance} |")
     lines += ["", f"Pictures of the fixed list in `recipes/emoji/splits.py`, guidance {GUIDANCE:g}, seed 0:", ""]
     lines += ["![Pictures drawn by the demo model](images/demo_prompts.png)", ""]
+    lines += ["## What it cannot do", "", *FAILURES.splitlines(), ""]
+    lines += ["![Real pictures, what was drawn for them, what was said of them](images/demo_failures.png)", ""]
     with atomic_file(out / "demo.md") as part:
         part.write_text("\n".join(lines), encoding="utf-8")
 
@@ -256,7 +278,7 @@ def main(
         "model": liquid.fingerprint, "guidance": GUIDANCE, "pictures per split and seed": pictures, "seeds": seeds,
         "judge": net.name,
     }  # fmt: skip
-    write(report, liquid, out, settings)
+    write(report, liquid, emoji, out, settings)
     table = Table("metric", "split", "value", "chance", title=f"{out}/demo.md")
     for row in report.rows:
         table.add_row(row["metric"], row["split"], f"{row['value']:.3f}", str(row["chance"] and f"{row['chance']:.3f}"))

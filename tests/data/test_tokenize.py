@@ -36,14 +36,16 @@ def test_codes_are_those_of_the_cropped_picture(tmp_path, image_tokenizer):
     assert manifest == store.Manifest.read(tmp_path / "out")
 
 
-def test_pictures_shown_in_a_chat_are_padded_and_drawn_ones_cropped(tmp_path, image_tokenizer):
+@pytest.mark.parametrize("sizes", [[(48, 32)], [(48, 32), (128, 128)]])
+def test_pictures_shown_in_a_chat_are_padded_and_drawn_ones_cropped(tmp_path, image_tokenizer, sizes):
     shown, drawn = picture(1, (60, 40)), picture(2, (60, 40))
     content = [{"type": "image", "image": shown}, {"type": "text", "text": "More?"}]
     answer = [{"type": "text", "text": "Yes:"}, {"type": "image", "image": drawn}]
     chat = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
-    tokenize([chat], image_tokenizer, tmp_path / "out", sizes=[(48, 32)])
+    tokenize([chat], image_tokenizer, tmp_path / "out", sizes=sizes)
     user, assistant = TokenizedSet(tmp_path / "out")[0].messages
-    side = max(image_tokenizer.resolution)  # what generation looks at, whatever is drawn
+    assert image_tokenizer.resolution == (128, 128)
+    side = 128 if len(sizes) == 2 else 32  # the model's own size, as generation looks at it, if the set has it
     codes = image_tokenizer.encode([pad_to_square(shown, side), center_crop_resize(drawn, (48, 32))])
     np.testing.assert_array_equal(user.parts[0], codes[0])
     np.testing.assert_array_equal(assistant.parts[1], codes[1])

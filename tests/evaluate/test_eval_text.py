@@ -56,9 +56,9 @@ def test_a_text_task_end_to_end(local, tiny_folder):
     from liquid_mm.generate.model import load
 
     out = local / "o"
-    results = run.evaluate(str(tiny_folder), ["boolq"], out, data_dir=local, device="cpu")
+    results = run.evaluate(str(tiny_folder), ["boolq"], out, data_dir=local, device="cpu", dtype="float32")
     predictions = [json.loads(line) for line in (out / "boolq" / "predictions.jsonl").read_text().splitlines()]
-    model, right = load(tiny_folder, device="cpu"), []
+    model, right = load(tiny_folder, device="cpu", dtype="float32"), []
     for prediction, doc in zip(predictions, DOCS, strict=True):
         prompt = f"{doc['passage']}\nQuestion: {doc['question']}?\nAnswer:"
         slow = [log_likelihood(model, prompt, f" {choice}") for choice in ("no", "yes")]

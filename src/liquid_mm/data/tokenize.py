@@ -156,8 +156,9 @@ class Stage:
         if image_tokenizer is None:
             return
         self.sizes = self.sizes or (image_tokenizer.resolution,)
-        # As generation looks at pictures (`Checkpoint.read_image`), whatever sizes are drawn.
-        self.shown_side = max(image_tokenizer.resolution)
+        # As generation looks at pictures (`Checkpoint.read_image`), unless that size is none of this set's.
+        own = image_tokenizer.resolution
+        self.shown_side = max(own) if own in self.sizes else min(self.sizes[0])
         if image_tokenizer.num_codes > MAX_CODES:
             raise UserError(
                 f"the image tokenizer has {image_tokenizer.num_codes} codes: sets store at most {MAX_CODES}."

@@ -49,7 +49,13 @@ class LMEvalTask(Task):
         settings, manager = context.settings, _manager(self.lm_eval_name, context)
         shots = self.shots if settings.shots is None else settings.shots
         checkpoint = model.checkpoint
-        lm = HFLM(pretrained=checkpoint.llm, tokenizer=checkpoint.tokenizer, batch_size=context.batch_size)
+        # Half precision is for products, not for sums of log probabilities: near 64 bfloat16 has steps of 0.25.
+        lm = HFLM(
+            pretrained=checkpoint.llm,
+            tokenizer=checkpoint.tokenizer,
+            batch_size=context.batch_size,
+            softmax_dtype="float32",
+        )
         seeds = dict.fromkeys(
             ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), settings.seed
         )

@@ -58,8 +58,12 @@ class SamplingConfig:
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits divided by the temperature, in float32."""
-    return logits.float() / temperature
+    """Logits below the highest of their row, divided by the temperature, in float32.
+
+    However small or large the temperature is, there are no overflows: the likeliest stays at 0.
+    """
+    logits = logits.float()
+    return (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, 1e-37), 1e37)
 
 
 def top_k(logits: Tensor, k: int | None) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,7 @@ def chat_tab(service: Service) -> None:
         told = [*told, {"role": "user", "content": content}]
         shown = [*shown, {"role": "user", "content": [*({"path": file} for file in files), *([text] if text else [])]}]
         job = await service.chat(told, max_tokens=_most_tokens(service), previews=PREVIEWS)
+        yield empty, told, shown
         parts: list[dict[str, Any]] = []
         seen: list[str | dict[str, str]] = []
         async with aclosing(pieces_of(job)) as pieces:
@@ -83,9 +84,10 @@ def chat_tab(service: Service) -> None:
                         seen.append({"path": await written(service, image)})
                     case Preview(image=image):
                         growing = [{"path": await written(service, image)}]
-                yield empty, told, [*shown, {"role": "assistant", "content": [*seen, *growing] or ["…"]}]
+                # Not the box again: somebody may be typing in it.
+                yield gr.skip(), told, [*shown, {"role": "assistant", "content": [*seen, *growing] or ["…"]}]
         told = [*told, {"role": "assistant", "content": parts}]
-        yield empty, told, [*shown, {"role": "assistant", "content": seen or ["(no reply)"]}]
+        yield gr.skip(), told, [*shown, {"role": "assistant", "content": seen or ["(no reply)"]}]
 
     empty = {"text": "", "files": []}
     told = gr.State([])
