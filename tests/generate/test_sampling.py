@@ -26,6 +26,12 @@ def test_temperatures_beyond_float32_are_greedy_or_uniform(temperature, drawn, k
     assert set(sample(logits, config, uniform).tolist()) == drawn
 
 
+@pytest.mark.parametrize("k", [None, 3])
+def test_a_top_p_beyond_float32_is_greedy(k):
+    config = SamplingConfig(1.0, top_k=k, top_p=5e-324)
+    assert sample(LOGITS.repeat(3, 1), config, torch.tensor([0.0, 0.5, 0.999])).tolist() == [1, 1, 1]
+
+
 def test_top_k_keeps_the_largest_most_likely_first():
     values, indices = top_k(LOGITS, 2)
     assert values.tolist() == [[3.0, 2.0]]

@@ -75,7 +75,7 @@ def top_k(logits: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
 def top_p(probabilities: Tensor, p: float) -> Tensor:
     """Sorted probabilities (B, K) with zeros after the smallest leading set that holds at least `p`."""
     before = probabilities.cumsum(-1) - probabilities
-    return probabilities.masked_fill(before >= p, 0.0)
+    return probabilities.masked_fill(before >= max(p, 1e-37), 0.0)  # above 0 in float32 too: the first always stays
 
 
 def draw(weights: Tensor, uniform: Tensor, total: Tensor | None = None) -> Tensor:
