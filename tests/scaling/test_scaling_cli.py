@@ -68,6 +68,9 @@ def root(tmp_path_factory):
 
 
 def test_a_grid_is_trained_by_the_command_line_and_read_from_its_folders(root, monkeypatch, capsys):
+    # `run` would make the model in a process of its own.
+    code, out, _ = liquid(monkeypatch, capsys, "scaling", "models", root / "grid.yaml")
+    assert (code, out.strip()) == (0, str(root / "study" / "models" / "tiny_s0"))
     code, out, error = liquid(monkeypatch, capsys, "scaling", "run", root / "grid.yaml")
     assert (code, error) == (0, "")
     assert "1 cells, 0 done" in out
