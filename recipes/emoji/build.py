@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import enum
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,6 +37,7 @@ import typer
 from archives import CLDR, CLDR_DERIVED, Package, fetch, members
 from captions import common_keywords, parse_name, variants
 from chats import STYLE_SAID, chats
+from command import run
 from documents import documents
 from groups import THINGS, Group, group_of, read_groups
 from pictures import STYLES, code_of_text, write_pictures
@@ -46,7 +46,6 @@ from rich.table import Table
 from splits import Emoji, assign, verify, withheld_styles
 from views import write_views
 
-from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, read_json, write_json
 
 DEFAULT_OUT = Path(".cache/emoji")
@@ -239,8 +238,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

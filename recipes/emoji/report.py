@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import typer
 from captions import with_article
+from command import run
 from judge import Gallery, matches
 from PIL import Image
 from rich.console import Console
@@ -286,8 +286,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

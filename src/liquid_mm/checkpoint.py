@@ -35,7 +35,7 @@ from liquid_mm.vocab.vocabulary import Grid, Vocabulary
 
 FORMAT = 1
 RECORD = "liquid.json"
-GUIDANCE = 7.0  # paper, section 4.1
+GUIDANCE = 7.0  # of the released model
 IMAGE_TOKENIZER = "image_tokenizer"
 
 
@@ -48,8 +48,8 @@ class Checkpoint:
         tokenizer: its text tokenizer.
         vocabulary: which ids are text and which are codes.
         image_tokenizer: images ↔ codes.
-        guidance_scale: classifier-free guidance that suits it, where none is asked for; the paper's unless its record
-            says otherwise.
+        guidance_scale: classifier-free guidance that suits it, where none is asked for; the released
+            model's unless its record says otherwise.
     """
 
     llm: Any
@@ -170,8 +170,7 @@ def load_checkpoint(
         if quantization:
             raise UserError(
                 f"{folder} holds an adapter on {base.source}, which cannot be loaded quantised: leave `quantization` "
-                f"out, or merge it first "
-                f"(`save_checkpoint(load_checkpoint(path), out)` of liquid_mm.checkpoint)."
+                f"out, or merge it first (`save_checkpoint(load_checkpoint(path), out)` of liquid_mm.checkpoint)."
             )
         llm, tokenizer = adapter.merge(folder, base, vocabulary, weights)
     else:

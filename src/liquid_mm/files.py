@@ -54,6 +54,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def _part_dir(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which vanishes at the end unless it was renamed."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _beside(path)
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
 def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path` that takes its place on success and vanishes on failure.
 
@@ -61,39 +74,27 @@ def atomic_dir(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         UserError: `path` exists and is not an empty folder, and `overwrite` is false.
     """
     path = Path(path) if overwrite else check_free(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(path)
-        part.mkdir()
-        try:
-            yield part
-            if path.is_dir():
-                old = _beside(path)
-                os.replace(path, old)
-                os.replace(part, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with _part_dir(path) as part:
+        yield part
+        if path.is_dir():
+            old = _beside(path)
+            os.replace(path, old)
+            os.replace(part, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, path)
 
 
 @contextmanager
 def cached_dir(path: Path) -> Iterator[Path]:
     """As `atomic_dir`, for what any process may make at any time and all make alike: the first to finish wins."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = _beside(path)
-        part.mkdir()
+    with _part_dir(path) as part:
+        yield part
         try:
-            yield part
-            try:
-                part.rename(path)
-            except OSError:  # a folder that is not empty cannot be replaced: another process was faster
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            part.rename(path)
+        except OSError:  # a folder that is not empty cannot be replaced: another process was faster
+            if not path.is_dir():
+                raise
 
 
 def check_free(path: str | Path) -> Path:

@@ -139,7 +139,7 @@ class LiquidModel:
             size: (width, height) in pixels, multiples of the downsampling; None is the model's own resolution.
             size_prompt: whether the prompt states the size; None does so when `size` is not the model's own.
             guidance_scale: classifier-free guidance, 1 is none and twice as fast; None is what suits the checkpoint,
-                7 (the paper's) where it does not say.
+                7 (the released model's) where it does not say.
             temperature, top_k, top_p: sampling of codes, applied in this order; `top_k=1` is greedy, None keeps all.
             seed: the n-th picture of every prompt has seed + n, whatever else is drawn with it; None draws seeds.
             images_per_prompt: pictures for each prompt.

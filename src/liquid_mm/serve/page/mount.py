@@ -15,7 +15,8 @@ from liquid_mm.serve.page.talking import chat_tab, understand_tab
 from liquid_mm.serve.service import Service
 
 CSS = """
-.picture img { width: 100% !important; height: 100% !important; object-fit: contain; }
+.picture img { width: 100% !important; height: 100% !important; object-fit: contain; padding-top: 2.4em; }
+.kept .grid-wrap { padding-top: 2.8em; }
 .conversation .message img { width: 12em !important; max-width: 100%; }
 .conversation button[aria-label="Share"], .conversation button[title="Share"] { display: none; }
 @media (max-width: 520px) {
@@ -23,8 +24,8 @@ CSS = """
   .kept .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
 }
 """
-"""Small pictures fill their place, nothing is offered to be uploaded elsewhere, and a phone has room for all four tabs,
-which Gradio would hide in a menu."""
+"""Small pictures fill their place below its label, nothing is offered to be uploaded elsewhere, and a phone has room
+for all four tabs, which Gradio would hide in a menu."""
 
 
 def mount_page(app: FastAPI, service: Service, keys: Keys) -> None:
