@@ -24,7 +24,7 @@ def start(group: int) -> int:
     """Number of the first record of a group, which is how many the groups before it hold."""
     doublings = (LARGEST // FIRST).bit_length() - 1
     if group <= doublings:
-        return FIRST * (2**group - 1)
+        return FIRST * ((1 << group) - 1)
     return start(doublings) + (group - doublings) * LARGEST
 
 
