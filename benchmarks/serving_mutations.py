@@ -29,7 +29,8 @@ from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 STRANGE: tuple[Any, ...] = (
-    None, True, -1, 0, 1e308, 2**63, -0.0, "", "\x00", "NaN", "a" * 5000, "💧" * 100, [], [None], [[]], {}, {"a": {"b": []}},
+    None, True, -1, 0, 1e308, 2**63, -0.0, "", "\x00", "NaN", "a" * 5000, "💧" * 99,
+    [], [None], [[]], {}, {"a": {"b": []}},
 )  # fmt: skip
 GOOD = ("images/generations", {"prompt": "a red apple", "seed": 7})
 BODIES: tuple[tuple[str, dict[str, Any]], ...] = (
