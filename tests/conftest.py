@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,30 @@ def parity_vocabulary() -> Vocabulary:
 @pytest.fixture(scope="session")
 def parity_renderer(parity_tokenizer: PreTrainedTokenizerBase, parity_vocabulary: Vocabulary) -> Renderer:
     return Renderer(parity_tokenizer, parity_vocabulary)
+
+
+@pytest.fixture(scope="session")
+def ray_ends() -> Iterator[None]:
+    """Ends Ray with the session, in whichever test that is: one that ignores none of what Ray warns of."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray and ray.is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.shutdown()
+            gc.collect()  # Ray leaves files and processes to it, each a warning and so a failed test
+
+
+@pytest.fixture(scope="module")
+def local_ray(ray_ends: None) -> None:
+    """One Ray for the tests of all modules: starting takes seconds. Where a module ended it, another one starts."""
+    ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    if ray.is_initialized():
+        return
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray warns of its own settings as it makes them
+        # More threads than processors wait for each other, and round sums in another order than one does.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        # A busy machine may need longer than Ray's half minute.
+        patch.setenv("RAY_gcs_server_port_wait_time_s", "120")
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -176,10 +176,18 @@ def load_checkpoint(
     else:
         plain = adapter.merged_folder(folder, base, vocabulary, weights) if base else folder
         llm, tokenizer = _load_llm(plain, where, weights, quantization), load_tokenizer(plain)
-    guidance = float(record.get("guidance_scale", GUIDANCE))
-    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where), guidance)
+    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where), _guidance(record))
     checkpoint.check()
     return checkpoint
+
+
+def stored_guidance(path: str | Path) -> float:
+    """`Checkpoint.guidance_scale` of a folder, or of "demo", without loading it.
+
+    Raises:
+        UserError: the folder is missing or of another layout.
+    """
+    return _guidance(_read_record(_resolve(path)))
 
 
 def extend(
@@ -263,6 +271,10 @@ def _resolve(path: str | Path) -> Path:
     if not (folder / RECORD).is_file():
         raise UserError("this installation has no demo model: give the path of a checkpoint folder instead.")
     return folder
+
+
+def _guidance(record: dict[str, Any]) -> float:
+    return float(record.get("guidance_scale", GUIDANCE))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

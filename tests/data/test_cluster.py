@@ -13,17 +13,10 @@ from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
 
-ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 # Ray warns of its own settings as it makes them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    ray.shutdown()
 
 
 def image_tokenizer(kill_once):

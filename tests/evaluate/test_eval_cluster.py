@@ -13,7 +13,7 @@ from PIL import Image
 from liquid_mm.evaluate import cluster, drawing, mjhq, run, tokenizer
 from liquid_mm.evaluate.settings import EvalSettings
 
-ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 pytestmark = [
     # Ray warns of its own settings as it makes them.
@@ -22,13 +22,6 @@ pytestmark = [
 ]
 SETTINGS = EvalSettings(features="mean", top_k=None, temperature=1e3, judge="brightness", max_new_tokens=3)
 TASKS = ["tokenizer", "geneval", "pope"]
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def eval_(
     shots: Annotated[int | None, typer.Option(min=0, help="Of text tasks; by default the paper's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures computed at once.")] = 8,
     shard: Annotated[Any, typer.Option(metavar="K/N", parser=_shard, help="Do the K-th of N parts.")] = None,
-    cluster: Annotated[bool, typer.Option("--cluster", help="Run on Ray: one actor per GPU, or one.")] = False,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Run on Ray: one actor per GPU, or machine.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Ray actors, if not one per GPU.")] = None,
     device: Device = None,
     dtype: Dtype = None,

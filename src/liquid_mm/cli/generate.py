@@ -57,6 +57,10 @@ def generate(
     top_k: TopK = 4096,
     top_p: TopP = 0.96,
     seed: Seed = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Spread --prompts over Ray: one actor per GPU, or machine.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray actors, if not one per GPU.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
@@ -70,16 +74,29 @@ def generate(
 
     if bool(prompts) == bool(prompts_file):
         raise UserError("say what to draw: either prompts, or a file of them with --prompts.")
+    if cluster and not prompts_file:
+        raise UserError("--cluster spreads a file of prompts over machines: give one with --prompts.")
+    if cluster and device:
+        raise UserError("with --cluster every actor takes the device it is given: leave out --device.")
+    if workers and not cluster:
+        raise UserError("--workers counts the actors of --cluster: give both.")
     options = {"size": size, "guidance_scale": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    model = load(checkpoint, device=device, dtype=dtype, quantization=quantization)
+    weights: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
     if prompts_file:
-        from liquid_mm.generate.jobs import draw_job
-
+        options |= {"seed": seed or 0, "number": number}
         try:
-            return typer.echo(draw_job(model, prompts_file, out, seed=seed or 0, number=number, **options))
+            if cluster:
+                from liquid_mm.generate.cluster import draw_on_ray
+
+                return typer.echo(draw_on_ray(checkpoint, prompts_file, out, workers=workers, **weights, **options))
+            from liquid_mm.generate.jobs import draw_job
+
+            model = load(checkpoint, device=device, **weights)
+            return typer.echo(draw_job(model, prompts_file, out, **options))
         except KeyboardInterrupt:
             typer.echo(f"stopped; what is complete is in {out}. The same command goes on from there.", err=True)
             raise typer.Exit(130) from None
+    model = load(checkpoint, device=device, **weights)
     for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
         typer.echo(path)
 

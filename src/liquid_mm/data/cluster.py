@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from liquid_mm.cluster import join
 from liquid_mm.data.records import Entry, Reject
 from liquid_mm.data.rows import Row
 from liquid_mm.data.sources import Piece, Position, entries
@@ -49,16 +50,8 @@ def run_on_ray(
     Raises:
         UserError: Ray is not installed, or the source cannot be sent to other processes.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UserError("a cluster needs Ray: run `pip install 'liquid-mm[cluster]'`.") from error
-    if not ray.is_initialized():
-        ray.init()  # joins the cluster of this machine or of RAY_ADDRESS, otherwise starts one here
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    ray = join()
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = workers or gpus or int(ray.cluster_resources()["CPU"])
     tasks = [

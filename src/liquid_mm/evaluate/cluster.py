@@ -9,16 +9,13 @@ and the pictures that are asked about must be readable on every machine; what is
 
 from __future__ import annotations
 
-import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
-
-from liquid_mm.errors import UserError
+from liquid_mm.cluster import available, spread
 from liquid_mm.evaluate.protocol import Context, Example, Prediction
 from liquid_mm.files import atomic_file
 
@@ -53,42 +50,22 @@ def predict_on_ray(
     Args:
         checkpoint: a folder that every machine can read, or "demo".
         todo: by name of the task, where it runs and what is still to be done.
-        workers: actors, each with the model; None takes one for each GPU of the cluster, or one where there is none.
+        workers: actors, each with the model; None takes one for each GPU of the cluster, or for each machine
+            if there is no GPU.
         dtype: as `liquid_mm.load`.
 
     Raises:
         UserError: Ray is not installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UserError("a cluster needs Ray: run `pip install 'liquid-mm[cluster]'`.") from error
-    if not ray.is_initialized():
-        ray.init()  # joins the cluster of this machine or of RAY_ADDRESS, otherwise starts one here
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = workers or gpus or 1  # without a GPU one model takes all of a machine's cores
+    if not todo:
+        return iter(())
+    actors = available(workers).actors
     items = [
-        {"window": pickle.dumps((name, replace(context, folder=Path()), window))}
+        (name, replace(context, folder=Path()), window)
         for name, (context, examples) in todo.items()
-        for window in windows(examples, workers, context.batch_size)
+        for window in windows(examples, actors, context.batch_size)
     ]
-    if not items:
-        return
-    found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Worker,
-        fn_constructor_args=(checkpoint, dtype),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
-        num_gpus=1 if gpus else None,
-        num_cpus=None if gpus else 1,
-    )
-    tables: Iterable[Any] = found.iter_batches(batch_size=None, batch_format="pyarrow")
-    for table in tables:
-        for item in table.column("done").to_pylist():
-            yield Done(*pickle.loads(item))
+    return spread(items, _Worker, (checkpoint, dtype), workers=workers)
 
 
 def windows(examples: Sequence[Example], workers: int, batch_size: int) -> list[Sequence[Example]]:
@@ -106,13 +83,11 @@ class _Worker:
 
         self.model = load(checkpoint, dtype=dtype)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        done = [pickle.dumps(tuple(self._predict(*pickle.loads(item)))) for item in batch.column("window").to_pylist()]
-        return pa.table({"done": pa.array(done, pa.large_binary())})
-
-    def _predict(self, name: str, context: Context, examples: Sequence[Example]) -> Done:
+    def __call__(self, item: tuple[str, Context, Sequence[Example]]) -> Done:
+        """Predict a window of a task."""
         from liquid_mm.evaluate.registry import TASKS
 
+        name, context, examples = item
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             predictions = list(TASKS[name].predict(self.model, examples, replace(context, folder=folder)))

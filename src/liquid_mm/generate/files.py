@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,13 +22,20 @@ PROMPTS = ("a red apple", "a cat face", "a red heart", "the sun", "a rocket", "a
 """A fixed list: what samples during training and the demo show is never picked by hand."""
 
 
-def save_picture(picture: GeneratedImage, path: Path) -> Path:
-    """Write a PNG that carries the prompt and seed it was drawn from; returns `path`."""
+def png(picture: GeneratedImage) -> bytes:
+    """A PNG that carries the prompt and seed it was drawn from."""
     info = PngInfo()
     info.add_itxt("prompt", picture.prompt)
     info.add_text("seed", str(picture.seed))
+    content = io.BytesIO()
+    picture.image.save(content, "PNG", pnginfo=info)
+    return content.getvalue()
+
+
+def save_picture(picture: GeneratedImage, path: Path) -> Path:
+    """Write `png(picture)`; returns `path`."""
     with atomic_file(path) as part:
-        picture.image.save(part, "PNG", pnginfo=info)
+        part.write_bytes(png(picture))
     return path
 
 

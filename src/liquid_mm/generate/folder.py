@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from liquid_mm.config import Config, changed_keys
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, disk_errors, read_json, write_json
-from liquid_mm.generate.files import file_name, save_picture
-from liquid_mm.generate.images import GeneratedImage
+from liquid_mm.generate.files import file_name
 from liquid_mm.generate.sampling import SamplingConfig
 
 JOB, MANIFEST = "job.json", "manifest.jsonl"
@@ -67,27 +67,33 @@ class Folder:
 
     Args:
         out: the folder; one that exists already is gone on with.
-        model: the fingerprint of the model that draws.
         settings: of all pictures.
 
     Raises:
-        UserError: the folder was begun with other settings or another model.
+        UserError: the folder was begun with other settings.
     """
 
-    def __init__(self, out: Path, model: str, settings: Settings) -> None:
+    def __init__(self, out: Path, settings: Settings) -> None:
         self._out = out
-        self._record = {"model": model, "settings": settings.model_dump(mode="json")}
-        path = out / JOB
-        if not path.exists():
-            write_json(path, self._record)
+        self._record: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
+        if not (out / JOB).exists():
             return
-        begun = read_json(path)
-        if begun["model"] != model:
-            raise UserError(f"{out} was begun with another model: choose another folder.")
-        before = Settings.model_validate(begun["settings"])
+        before = Settings.model_validate(read_json(out / JOB)["settings"])
         if changed := changed_keys(before, settings):
             names = ", ".join(f"{key} {getattr(before, key)}, not {getattr(settings, key)}" for key in changed)
             raise UserError(f"{out} was begun with {names}: use the same settings or another folder.")
+
+    def begin(self, model: str) -> None:
+        """Say which model draws, by its fingerprint, before the first picture is added; more than once if need be.
+
+        Raises:
+            UserError: the folder was begun with another one.
+        """
+        if not (self._out / JOB).exists():
+            write_json(self._out / JOB, {"model": model, **self._record})
+        if read_json(self._out / JOB)["model"] != model:
+            raise UserError(f"{self._out} was begun with another model: choose another folder.")
+        self._record["model"] = model
 
     def written(self) -> set[Wanted]:
         """What the manifest lists."""
@@ -103,9 +109,10 @@ class Folder:
         found = map(json.loads, lines)
         return {Wanted(f["line"], f["prompt"], f["seed"], tuple(f["size"]) if f["size"] else None) for f in found}
 
-    def add(self, wanted: Wanted, picture: GeneratedImage) -> None:
-        """Write a picture, then its line."""
-        save_picture(picture, self._out / wanted.name)
+    def add(self, wanted: Wanted, content: bytes) -> None:
+        """Write a picture, as `files.png` encodes it, then its line."""
+        with atomic_file(self._out / wanted.name) as part:
+            part.write_bytes(content)
         line = {"image": wanted.name, **dataclasses.asdict(wanted), **self._record}
         path = self._out / MANIFEST
         with disk_errors(path), path.open("a", encoding="utf-8") as manifest:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from liquid_mm.config import Config
 from liquid_mm.errors import UserError
 from liquid_mm.generate.engine import context_length
-from liquid_mm.generate.files import advance
+from liquid_mm.generate.files import advance, png
 from liquid_mm.generate.folder import Folder, Settings, Wanted
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
@@ -70,20 +70,14 @@ def read_prompts(path: Path, settings: Settings) -> list[Wanted]:
 
 
 def request_for(model: LiquidModel, wanted: Wanted, settings: Settings) -> Request:
-    """What draws a picture."""
-    return model.prompting.image(wanted.prompt, wanted.seed, settings.sampling, wanted.size)
-
-
-def check(model: LiquidModel, pictures: Sequence[Wanted], settings: Settings) -> dict[Wanted, Request]:
-    """The request for each picture, all checked before the first is drawn rather than hours later.
+    """What draws a picture.
 
     Raises:
-        UserError: one asks for what cannot be drawn.
+        UserError: it cannot be drawn: its size or seed is not possible, or it exceeds the model's context.
     """
-    requests = {picture: request_for(model, picture, settings) for picture in pictures}
-    for request in requests.values():
-        request.check_fits(context_length(model.checkpoint.llm))
-    return requests
+    request = model.prompting.image(wanted.prompt, wanted.seed, settings.sampling, wanted.size)
+    request.check_fits(context_length(model.checkpoint.llm))
+    return request
 
 
 Drawn = tuple[Wanted, NDArray[np.int64]]
@@ -105,8 +99,10 @@ class Job:
     def __init__(self, model: LiquidModel, prompts: Path, out: Path, settings: Settings) -> None:
         self._model = model
         self.wanted = read_prompts(prompts, settings)
-        requests = check(model, self.wanted, settings)
-        self._folder = Folder(out, model.fingerprint, settings)
+        # All are checked before the first is drawn, rather than hours later.
+        requests = {picture: request_for(model, picture, settings) for picture in self.wanted}
+        self._folder = Folder(out, settings)
+        self._folder.begin(model.fingerprint)
         done = self._folder.written()
         self.left = {picture: request for picture, request in requests.items() if picture not in done}
 
@@ -152,7 +148,7 @@ class Job:
         """Decode pictures together and write each, then its line."""
         images = self._model.decode_images([codes for _, codes in complete])
         for (wanted, codes), image in zip(complete, images, strict=True):
-            self._folder.add(wanted, GeneratedImage(image, codes, wanted.prompt, wanted.seed))
+            self._folder.add(wanted, png(GeneratedImage(image, codes, wanted.prompt, wanted.seed)))
 
 
 def draw_job(model: LiquidModel, prompts: Path, out: Path, **settings: Any) -> str:
