@@ -34,7 +34,7 @@ from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.grammar import ImageTask
 from liquid_mm.generate.packed import pack
 from liquid_mm.generate.request import Request
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 CODES = 8192

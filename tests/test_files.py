@@ -1,12 +1,16 @@
 """Half-written output never appears under its final name."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from safetensors import SafetensorError
 
 from liquid_mm.errors import UserError, nearest
-from liquid_mm.files import atomic_dir, atomic_file, cached_dir, disk_errors, read_json, write_json
+from liquid_mm.files import atomic_dir, atomic_file, cached_dir, disk_errors, read_json, sole_writer, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -74,3 +78,21 @@ def test_json_round_trip_and_errors(tmp_path):
 def test_the_nearest_name_is_offered_else_all():
     assert nearest("guidence", ["guidance", "seed"]) == "did you mean 'guidance'?"
     assert nearest("x", ["b", "a"]) == "allowed: a, b."
+
+
+def test_a_folder_has_one_writer_until_it_ends_or_is_killed(tmp_path):
+    hold = (
+        "import sys, time, pathlib; from liquid_mm.files import sole_writer\n"
+        "with sole_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is writing"), sole_writer(tmp_path):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.communicate()
+    with sole_writer(tmp_path):
+        pass
+    with sole_writer(tmp_path):
+        pass

@@ -15,7 +15,7 @@ import liquid_mm
 from liquid_mm.errors import UserError
 from liquid_mm.generate.grammar import TextTask
 from liquid_mm.generate.request import Request
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.image import chameleon
 from liquid_mm.release import infer_vocabulary
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from liquid_mm.data import mixture as module
+from liquid_mm.data import groups
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import CAPTION, CODE, TEXT, MixtureConfig, build_mixture, build_validation, examples
 from liquid_mm.errors import UserError
@@ -23,7 +23,8 @@ T, B = 96, 4
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    monkeypatch.setattr(module, "GROUP", 24)
+    monkeypatch.setattr(groups, "FIRST", 24)
+    monkeypatch.setattr(groups, "LARGEST", 24)
 
 
 def config(sets, *kinds: str, **options) -> MixtureConfig:

@@ -12,7 +12,7 @@ from liquid_mm.generate import reference
 from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.grammar import ImageTask, TextTask
 from liquid_mm.generate.request import Request
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 from tiny import tiny_liquid
 

@@ -77,6 +77,6 @@ def test_the_size_is_stated_as_when_drawing(model):
 
 
 def _sampling():
-    from liquid_mm.generate.sampling import SamplingConfig
+    from liquid_mm.generate.sampling_config import SamplingConfig
 
     return SamplingConfig(guidance_scale=3.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from liquid_mm.generate.grammar import Choice, Grammar, ImageTask, TextTask
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 # 20 text ids, 4 padding rows, 8 codes.

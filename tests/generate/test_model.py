@@ -9,7 +9,7 @@ from liquid_mm.checkpoint import save_checkpoint
 from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.generate.stream import ImageDone, ImageRows, ReplyDone, TextPiece, preview
 from liquid_mm.vocab.records import ImageToText, Text, TextToImage
 from tiny_checkpoint import tiny_checkpoint

@@ -3,7 +3,7 @@ import pytest
 from liquid_mm.errors import UserError
 from liquid_mm.generate.grammar import ImageTask, TextTask
 from liquid_mm.generate.request import Request, Running
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(

@@ -6,7 +6,8 @@ import torch
 from liquid_mm.errors import UserError
 from liquid_mm.generate import sampling
 from liquid_mm.generate.reference import choose
-from liquid_mm.generate.sampling import SamplingConfig, draw, sample, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling import draw, sample, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling_config import SamplingConfig
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
 

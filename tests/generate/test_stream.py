@@ -8,7 +8,7 @@ from PIL import Image
 
 from liquid_mm.generate.grammar import ImageTask, TextTask
 from liquid_mm.generate.request import Event, Request, Result
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.generate.stream import Failed, ImageDone, ImageRows, ReplyDone, Stream, TextPiece, TextStream, preview
 from liquid_mm.vocab.text import TextEncoder
 from liquid_mm.vocab.vocabulary import Vocabulary

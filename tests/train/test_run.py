@@ -16,7 +16,7 @@ from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import build_mixture
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
-from liquid_mm.files import read_json
+from liquid_mm.files import read_json, sole_writer
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.guard import Guard, Trouble
 from liquid_mm.train.loop import Trainer
@@ -232,6 +232,8 @@ def test_a_run_is_not_overwritten_and_resumes_with_its_own_settings(assets, tmp_
         train(config.model_copy(update={"save_every": 1}), on_sample=stop, progress=False)
     with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         train(config, progress=False)
+    with sole_writer(config.output), pytest.raises(UserError, match=f"another process is writing {config.output}"):
+        train(config, resume=True, progress=False)
     changed = load_config(TrainConfig, write_recipe(assets, tmp_path), ["lr=1", "data.seq_len=64"])
     with pytest.raises(UserError, match=r"other settings: data\.seq_len, lr differ"):
         train(changed, resume=True, progress=False)

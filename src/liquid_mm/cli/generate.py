@@ -20,7 +20,9 @@ from liquid_mm.cli.options import (
     Temperature,
     TopK,
     TopP,
+    pictures,
 )
+from liquid_mm.errors import UserError
 
 Quantization = Annotated[str | None, typer.Option(help="int8 or int4 weights: smaller, a little less exact.")]
 
@@ -29,7 +31,8 @@ Quantization = Annotated[str | None, typer.Option(help="int8 or int4 weights: sm
 def demo(
     out: Out = Path("out"),
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", help="Describe this picture; may be repeated.")
+        list[Path] | None,
+        typer.Option("--image", "-i", callback=pictures, help="Describe this picture; may be repeated."),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Another model than the one that ships.")] = "demo",
     seed: Annotated[int, typer.Option(help="Of the pictures.")] = 0,
@@ -69,9 +72,6 @@ def generate(
 
     With --prompts each picture is written as it finishes, beside a manifest; the same command goes on after a stop.
     """
-    from liquid_mm import UserError, load
-    from liquid_mm.generate.files import draw_files
-
     if bool(prompts) == bool(prompts_file):
         raise UserError("say what to draw: either prompts, or a file of them with --prompts.")
     if cluster and not prompts_file:
@@ -82,6 +82,8 @@ def generate(
         raise UserError("--workers counts the actors of --cluster: give both.")
     options = {"size": size, "guidance_scale": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     weights: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
+    from liquid_mm import load
+
     if prompts_file:
         options |= {"seed": seed or 0, "number": number}
         try:
@@ -96,6 +98,8 @@ def generate(
         except KeyboardInterrupt:
             typer.echo(f"stopped; what is complete is in {out}. The same command goes on from there.", err=True)
             raise typer.Exit(130) from None
+    from liquid_mm.generate.files import draw_files
+
     model = load(checkpoint, device=device, **weights)
     for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
         typer.echo(path)
@@ -112,7 +116,7 @@ def _keep(text: str) -> tuple[int, int, int, int] | Path:
 @app.command()
 def edit(
     checkpoint: Checkpoint,
-    image: Annotated[Path, typer.Argument(help="The picture; scaled and cut to --size.")],
+    image: Annotated[Path, typer.Argument(callback=pictures, help="The picture; scaled and cut to --size.")],
     keep: Annotated[
         Any,
         typer.Option(
@@ -149,7 +153,7 @@ def edit(
 @app.command()
 def describe(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(help="Pictures to describe.")],
+    images: Annotated[list[Path], typer.Argument(callback=pictures, help="Pictures to describe.")],
     question: Annotated[str, typer.Option("--question", "-q", help="Ask this instead of describing.")] = "",
     max_new_tokens: MaxTokens = 64,
     temperature: Temperature = 0.7,
@@ -197,7 +201,7 @@ def chat(
         str | None, typer.Argument(help="What to say; without it a conversation begins, until Ctrl-D.")
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", help="A picture to show; may be repeated.")
+        list[Path] | None, typer.Option("--image", "-i", callback=pictures, help="A picture to show; may be repeated.")
     ] = None,
     out: Out = Path("out"),
     max_new_tokens: MaxTokens = 512,
@@ -213,14 +217,14 @@ def chat(
 
     Pictures of the reply are written to --out.
     """
+    if message is None and image:
+        raise UserError("say something about the picture, or add it in the conversation with /image.")
     from rich.console import Console
 
-    from liquid_mm import UserError, load
+    from liquid_mm import load
     from liquid_mm.generate.files import chat_files
     from liquid_mm.generate.terminal import show, talk
 
-    if message is None and image:
-        raise UserError("say something about the picture, or add it in the conversation with /image.")
     options = {
         "max_new_tokens": max_new_tokens,
         "guidance_scale": guidance,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from liquid_mm.errors import UserError
+from liquid_mm.generate.sampling_config import SamplingConfig
 
 
 @contextmanager
@@ -29,7 +30,38 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-Checkpoint = Annotated[str, typer.Argument(help="A Liquid checkpoint folder, or 'demo' for the model that ships.")]
+# What can be refused is refused here: loading a model takes seconds, and so does importing what loads it.
+
+
+def _checkpoint(name: str) -> str:
+    if name != "demo" and not Path(name).is_dir():
+        raise UserError(f"there is no checkpoint folder {name}.")
+    return name
+
+
+def _sampling(field: str) -> Callable[[Any], Any]:
+    """A check of one field of `SamplingConfig`."""
+
+    def check(value: Any) -> Any:
+        if value is not None:
+            SamplingConfig(**{field: value})
+        return value
+
+    return check
+
+
+def pictures(paths: Any) -> Any:
+    """Paths of pictures, all of which exist."""
+    for path in paths if isinstance(paths, list | tuple) else [paths] if paths else []:
+        if not Path(path).is_file():
+            raise UserError(f"there is no image file {path}.")
+    return paths
+
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(callback=_checkpoint, help="A Liquid checkpoint folder, or 'demo' for the model that ships."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key=value or key.sub=value.")]
@@ -42,10 +74,20 @@ Tokenizer = Annotated[
     Path, typer.Option("--image-tokenizer", "-t", help="Folder of an image tokenizer, or of a checkpoint; or 'demo'.")
 ]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="Of the sampling; lower is safer.")]
-TopK = Annotated[int, typer.Option(help="Choose among that many likeliest tokens; 1 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Choose among the likeliest tokens that hold this much probability.")]
+Temperature = Annotated[float, typer.Option(callback=_sampling("temperature"), help="Of the sampling; lower is safer.")]
+TopK = Annotated[
+    int, typer.Option(callback=_sampling("top_k"), help="Choose among that many likeliest tokens; 1 is greedy.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        callback=_sampling("top_p"), help="Choose among the likeliest tokens that hold this much probability."
+    ),
+]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="How strongly pictures follow the prompt; 1: none, and faster. By default what suits the model."),
+    typer.Option(
+        callback=_sampling("guidance_scale"),
+        help="How strongly pictures follow the prompt; 1: none, and faster. By default what suits the model.",
+    ),
 ]

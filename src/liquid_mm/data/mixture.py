@@ -1,7 +1,7 @@
 """Tokenised sets in, fixed-shape batches out: the chain of iterators that feeds training.
 
     set A: shuffle · draw task \\
-    set B: shuffle · draw task  >- schedule - groups of `GROUP` records: render, pack into rows - batch - rank's rows
+    set B: shuffle · draw task  >- schedule - groups: render, pack into rows - batch - rank's rows
     set C: shuffle · draw task /
 
     mixture = build_mixture(MixtureConfig(sources=({"path": "data/emoji"},), seq_len=512, batch_size=8), renderer)
@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from liquid_mm.data import groups
 from liquid_mm.data.config import MixtureConfig, SourceConfig
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.examples import CAPTION, CODE, NONE, TEXT, Example, ExampleMaker, captioning, draw, sized
@@ -46,9 +47,6 @@ __all__ = [
     "CAPTION", "CODE", "NONE", "TEXT", "Batch", "Mixture", "MixtureConfig", "SourceConfig", "Validation",
     "build_mixture", "build_validation", "examples",
 ]  # fmt: skip
-
-GROUP = 2048
-"""Records packed together: more leave less padding (`packing`); all are rendered before the first row comes out."""
 
 Read = tuple[int, int, Record]
 """Number of the source, number of the record in its set, and the record with its task drawn."""
@@ -93,10 +91,10 @@ class Mixture(Iterator[Batch]):
 
     @property
     def epochs(self) -> Mapping[str, float]:
-        """How often each source has been read, by its path; up to `GROUP` records of all wait in the rows at hand."""
+        """How often each source has been read, by its path; up to a group of all wait in the rows at hand."""
         position = self._batches.get_state()
-        groups = position["parent"]["next_index"] + (position["next_index_in_buffer"] > 0)
-        given = self._schedule.given(min(groups * GROUP, len(self._schedule)))
+        opened = position["parent"]["next_index"] + (position["next_index_in_buffer"] > 0)
+        given = self._schedule.given(min(groups.start(opened), len(self._schedule)))
         counts = zip(self._maker.names, given, self._lengths, strict=True)
         return {name: count / length for name, count, length in counts}
 
@@ -265,8 +263,8 @@ def _pack(records: grain.MapDataset, maker: ExampleMaker, config: MixtureConfig)
             return element
 
     ahead = grain.ReadOptions(num_threads=config.workers, prefetch_buffer_size=config.workers)
-    groups = records.batch(GROUP, batch_fn=list).map_with_index(rows)
-    return FlatMapIterDataset(groups.to_iter_dataset(ahead), Unpack())
+    packed = grain.MapDataset.source(groups.Groups(records)).map_with_index(rows)
+    return FlatMapIterDataset(packed.to_iter_dataset(ahead), Unpack())
 
 
 def _slice(values: Mapping[str, NDArray[Any]], rank: slice) -> Batch:
@@ -293,7 +291,7 @@ def _identity(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocab
     """A hash of all that decides the stream of rows; folders may move, ranks, threads and batch size may change."""
     free: Any = {"batch_size": True, "workers": True, "sources": {"__all__": {"path"}}}
     value = {
-        "packing": GROUP,
+        "packing": [groups.FIRST, groups.LARGEST],
         "config": config.model_dump(mode="json", exclude=free),
         "sets": [[records.manifest.records, records.manifest.sizes] for records in sets],
         "vocabulary": vocabulary.fingerprint(),

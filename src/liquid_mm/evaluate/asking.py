@@ -11,7 +11,7 @@ from PIL import Image
 
 from liquid_mm.evaluate.settings import EvalSettings
 from liquid_mm.generate.model import LiquidModel
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.text import TextEncoder
 
 GREEDY = SamplingConfig(top_k=1)

@@ -36,7 +36,8 @@ from liquid_mm.generate.head import Head
 from liquid_mm.generate.packed import is_packed
 from liquid_mm.generate.request import OnEvent, Request, Result, Running
 from liquid_mm.generate.runner import Runner
-from liquid_mm.generate.sampling import SamplingConfig, sample
+from liquid_mm.generate.sampling import sample
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.generate.slots import Slots
 from liquid_mm.vocab.vocabulary import Vocabulary
 

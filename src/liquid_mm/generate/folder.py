@@ -18,7 +18,7 @@ from liquid_mm.config import Config, changed_keys
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file, disk_errors, read_json, write_json
 from liquid_mm.generate.files import file_name
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 
 JOB, MANIFEST = "job.json", "manifest.jsonl"
 

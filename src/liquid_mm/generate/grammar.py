@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 Modality = Literal["text", "image"]

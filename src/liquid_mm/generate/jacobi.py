@@ -29,7 +29,8 @@ from liquid_mm.generate.head import Head
 from liquid_mm.generate.packed import is_packed
 from liquid_mm.generate.request import Request
 from liquid_mm.generate.runner import Runner
-from liquid_mm.generate.sampling import SamplingConfig, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling import scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 

@@ -32,7 +32,7 @@ from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.packed import pack
 from liquid_mm.generate.prompting import ImageLike, Keep, Messages, Prompting, Size, pick_seed
 from liquid_mm.generate.request import OnEvent, Request, Result
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.generate.stream import Stream, StreamEvent
 from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Record, Rendered, Text

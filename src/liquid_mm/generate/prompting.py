@@ -20,7 +20,7 @@ from liquid_mm.generate.grammar import ImageTask, TextTask
 from liquid_mm.generate.guidance import is_guided
 from liquid_mm.generate.messages import to_chat
 from liquid_mm.generate.request import Request
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Chat, ImageToText, Message, Record, Text, TextToImage
 

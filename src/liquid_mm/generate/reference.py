@@ -11,7 +11,8 @@ import torch
 
 from liquid_mm.generate.guidance import guide
 from liquid_mm.generate.request import Request, Result, Running
-from liquid_mm.generate.sampling import SamplingConfig, draw, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling import draw, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 

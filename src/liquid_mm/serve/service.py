@@ -27,7 +27,7 @@ from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
 from liquid_mm.generate.request import Request
-from liquid_mm.generate.sampling import SamplingConfig
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.serve import chance
 from liquid_mm.serve.errors import Broke, Stopping
 from liquid_mm.serve.images import Pictures

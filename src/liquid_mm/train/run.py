@@ -16,6 +16,7 @@ The run folder then holds:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from liquid_mm.checkpoint import Checkpoint, load_checkpoint
 from liquid_mm.config import changed_keys, load_config, save_config
 from liquid_mm.data.mixture import build_mixture, build_validation
 from liquid_mm.errors import UserError
+from liquid_mm.files import sole_writer
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
@@ -62,7 +64,8 @@ def train(
         `RUN/final`, a checkpoint folder.
 
     Raises:
-        UserError: a path, setting or data set does not fit, the disk is full, or the loss is no longer finite.
+        UserError: a path, setting or data set does not fit, another process writes to the run's folder, the disk is
+            full, or the loss is no longer finite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was kept.
     """
     run = config.output
@@ -74,6 +77,7 @@ def train(
     first = None if begun else _first_stage(config)
     here = config.on(processes())
     engine = Engine(here.precision, int(here.shard))
+    alone = contextlib.ExitStack()
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
         check_adapter_base(base, config)
@@ -88,6 +92,7 @@ def train(
                 config.validation, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint
             )
         if engine.is_main:
+            alone.enter_context(sole_writer(run))
             save_config(config, run / "config.yaml")
 
         def sample(step: int) -> None:
@@ -119,6 +124,7 @@ def train(
         engine.wait()
     finally:
         engine.close()
+        alone.close()
     return final
 
 
