@@ -77,6 +77,8 @@ def local_ray(ray_ends: None) -> None:
         warnings.simplefilter("ignore")  # Ray warns of its own settings as it makes them
         # More threads than processors wait for each other, and round sums in another order than one does.
         patch.setenv("OMP_NUM_THREADS", "1")
-        # A busy machine may need longer than Ray's half minute.
+        # Ray runs what does the work at niceness 15: on a busy machine, minutes for what takes seconds.
+        patch.setenv("RAY_worker_niceness", "0")
+        # There, too, starting may take longer than Ray's half minute.
         patch.setenv("RAY_gcs_server_port_wait_time_s", "120")
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
