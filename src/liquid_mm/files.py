@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 
 from liquid_mm.errors import UserError
 
+LOCK = ".lock"
+"""In a folder that one process at a time may write; it stays, and means nothing, when that has ended."""
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -45,7 +48,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout:

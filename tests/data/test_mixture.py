@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from liquid_mm.data import groups
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import CAPTION, CODE, TEXT, MixtureConfig, build_mixture, build_validation, examples
+from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
 from liquid_mm.vocab.prompts import INSTRUCTIONS, Renderer
 
@@ -258,13 +259,20 @@ def test_mistakes_are_named_before_the_first_batch(sets, renderer, vocabulary, i
         build_validation(config(sets), other)
 
 
-def test_a_state_of_other_data_is_refused_and_of_another_batch_size_taken(sets, renderer):
+def test_a_state_of_other_data_is_refused_and_of_another_batch_size_taken(sets, renderer, tmp_path):
     stream = build_mixture(config(sets), renderer)
     take(stream, 2)
     state = stream.get_state()
     for changed in ({"seed": 4}, {"seq_len": 128}, {"sources": ({"path": sets["pairs"]},)}):
         with pytest.raises(UserError, match="cannot be resumed with other data"):
             build_mixture(config(sets, **changed), renderer).set_state(state)
+    # As many documents, with other words in them.
+    edited = tmp_path / "text"
+    count = TokenizedSet(sets["text"]).manifest.records
+    tokenize([{"id": str(n), "text": f"another {n}"} for n in range(count)], None, edited)
+    sources = tuple({"path": path} for path in (sets["pairs"], edited, sets["chat"]))
+    with pytest.raises(UserError, match="cannot be resumed with other data"):
+        build_mixture(config(sets, sources=sources), renderer).set_state(state)
     half = build_mixture(config(sets, batch_size=2), renderer)
     half.set_state(state)
     (whole,), halves = take(stream, 1), take(half, 2)

@@ -12,6 +12,7 @@ from liquid_mm.data import writer
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
+from liquid_mm.files import sole_writer
 
 BATCH, COUNT = 4, 23
 
@@ -61,6 +62,14 @@ def test_a_resumed_set_is_the_undisturbed_one_byte_for_byte(tmp_path, source, af
     tokenize(source, None, tmp_path / "out", max_rejects=1, resume=True)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert not (tmp_path / "out.part").exists()
+
+
+def test_a_set_has_one_writer(tmp_path, source):
+    killed(source, tmp_path / "out", 10)
+    before = contents(tmp_path / "out.part")
+    with sole_writer(tmp_path / "out.part"), pytest.raises(UserError, match="another process is writing"):
+        tokenize(source, None, tmp_path / "out", max_rejects=1, resume=True)
+    assert contents(tmp_path / "out.part") == before
 
 
 def test_a_run_may_be_killed_again_and_again(tmp_path, source):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from enginekit import (
     LENGTHS,
@@ -10,9 +12,10 @@ from enginekit import (
     small_text,
     text,
 )
+from transformers import Phi3Config
 
 from liquid_mm.errors import UserError
-from liquid_mm.generate.engine import Engine
+from liquid_mm.generate.engine import Engine, context_length
 from tiny import FAMILIES
 
 
@@ -121,3 +124,21 @@ def test_a_request_beyond_the_context_is_refused_before_anything_runs():
     (result,) = engine.run([text(508, tokens=50)])
     assert len(result.ids) == 4
     assert_equals_reference(llm, vocabulary, [picture(vocabulary, 495)])
+
+
+@dataclasses.dataclass
+class Holder:
+    """Of a model, its configuration."""
+
+    config: Phi3Config
+
+
+def test_of_two_sets_of_frequencies_one_is_used():
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = Phi3Config(
+        hidden_size=32, num_attention_heads=4, max_position_embeddings=512, original_max_position_embeddings=64,
+        rope_parameters=rope, pad_token_id=0,
+    )  # fmt: skip
+    assert context_length(Holder(config)) == 64
+    config = Phi3Config(hidden_size=32, num_attention_heads=4, max_position_embeddings=512, pad_token_id=0)
+    assert context_length(Holder(config)) == 512

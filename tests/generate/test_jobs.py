@@ -10,8 +10,10 @@ from PIL import Image
 from liquid_mm import cli
 from liquid_mm.checkpoint import save_checkpoint
 from liquid_mm.errors import UserError
+from liquid_mm.files import sole_writer
 from liquid_mm.generate.jobs import Job, Settings, Wanted, draw_job, read_prompts
 from liquid_mm.generate.model import LiquidModel
+from liquid_mm.generate.request import Running
 from tiny_checkpoint import tiny_checkpoint
 
 SETTINGS = {"guidance_scale": 3.0, "temperature": 1e3, "top_k": None, "top_p": 1.0, "number": 2}
@@ -110,6 +112,34 @@ def test_a_stopped_job_keeps_what_is_complete_and_goes_on(model, prompts, tmp_pa
     assert pixels(tmp_path / "out") == pixels(tmp_path / "whole")
     assert len(manifest(tmp_path / "out")) == 6
     assert draw_job(model, prompts, tmp_path / "out", **SETTINGS).endswith("0 of them new")
+
+
+def test_a_folder_has_one_writer_and_nothing_is_drawn_twice(model, prompts, tmp_path):
+    jobs = [Job(model, prompts, tmp_path / "out", Settings(**SETTINGS)) for _ in range(2)]
+    with sole_writer(tmp_path / "out"), pytest.raises(UserError, match="another process is writing"):
+        jobs[0].run()
+    for job in jobs:  # both were begun when nothing was there
+        job.run()
+    assert len(manifest(tmp_path / "out")) == 6
+
+
+def test_what_is_complete_is_kept_when_another_request_fails(model, prompts, tmp_path, monkeypatch):
+    job = Job(model, prompts, tmp_path / "out", Settings(**SETTINGS))
+    accept, first = Running.accept, []
+
+    def fail(state, token):
+        event = accept(state, token)
+        if event.done and len(first) < 2:
+            first.append(state)
+            if len(first) == 1:
+                raise ArithmeticError("of this one alone")
+        return event
+
+    monkeypatch.setattr(Running, "accept", fail)
+    with pytest.raises(ArithmeticError, match="of this one alone"):
+        job.run()
+    assert len(first) == 2, "two are finished by one step"
+    assert len(manifest(tmp_path / "out")) >= 1
 
 
 def test_a_prompt_may_hold_what_unicode_counts_as_a_line_end(model, tmp_path):

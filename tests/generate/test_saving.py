@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from liquid_mm.generate.files import save_pictures
+from liquid_mm.generate.files import file_name, save_pictures
 from liquid_mm.generate.images import GeneratedImage
 
 
@@ -27,3 +27,10 @@ def test_pictures_that_ask_for_one_name_all_stay(tmp_path):
         with Image.open(path) as image:
             shades.append(image.getpixel((0, 0)))
     assert shades == [1, 2, 3, 4, 5]
+
+
+def test_a_name_fits_any_file_system():
+    for prompt in ("𝓯" * 200, "猫" * 200, "a" * 999, "!" * 9):
+        name = file_name(prompt, 2**63 - 1)
+        assert len(name.encode()) < 200
+        assert name.isprintable()

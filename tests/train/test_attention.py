@@ -64,3 +64,9 @@ def test_only_padding_and_one_long_document():
     inputs = heads(torch.bfloat16, 1, SMALL + 1)
     ours, _ = attend(None, *inputs, None, documents=Documents.of(segments))
     torch.testing.assert_close(ours.float(), reference(*inputs, segments, None, None), rtol=3e-2, atol=3e-2)
+
+
+def test_a_part_that_is_all_padding_has_nothing_to_attend_to():
+    segments = np.zeros((2, 12), np.int64)
+    ours, _ = attend(None, *heads(torch.float32), None, documents=Documents.of(segments))
+    assert (tuple(ours.shape), bool(ours.any())) == ((2, 12, 4, 8), False)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +57,16 @@ class TokenizedSet:
             grid = codes.reshape(batch.column("rows")[row].as_py(), batch.column("columns")[row].as_py())
             return TextToImage(batch.column("text")[row].as_py(), grid)
         return _chat(batch, row)
+
+    def signature(self) -> dict[str, Any]:
+        """What tells it from another set, as JSON values, without reading it all; its folder may move."""
+        made = self.manifest.image_tokenizer
+        return {
+            "records": self.manifest.records,
+            "sizes": dict(self.manifest.sizes),
+            "bytes": [(self.path / shard["file"]).stat().st_size for shard in self.manifest.shards],
+            "image_tokenizer": made and made.fingerprint,
+        }
 
     def id(self, index: int) -> str:
         """The id of record `index`: the source's own, or the place it came from."""

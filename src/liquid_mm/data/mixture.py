@@ -293,7 +293,7 @@ def _identity(config: MixtureConfig, sets: list[TokenizedSet], vocabulary: Vocab
     value = {
         "packing": [groups.FIRST, groups.LARGEST],
         "config": config.model_dump(mode="json", exclude=free),
-        "sets": [[records.manifest.records, records.manifest.sizes] for records in sets],
+        "sets": [records.signature() for records in sets],
         "vocabulary": vocabulary.fingerprint(),
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ from liquid_mm.data.rows import Row
 from liquid_mm.data.sources import START, Position
 from liquid_mm.data.store import SCHEMAS, ImageTokenizerInfo, Kind, Manifest
 from liquid_mm.errors import UserError
-from liquid_mm.files import read_json, write_json
+from liquid_mm.files import LOCK, read_json, sole_writer, write_json
 
 BATCH_ROWS = 1024  # rows of one Arrow record batch: what is held in memory
 SHARD_ROWS = 64 * BATCH_ROWS
@@ -45,7 +46,8 @@ class SetWriter:
         resume: go on with an interrupted run, if there is one.
 
     Raises:
-        UserError: on entering, `out` exists, an interrupted run is in the way, or it has other settings.
+        UserError: on entering, `out` exists, an interrupted run is in the way or has other settings, or another process
+            is writing the set.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -61,16 +63,18 @@ class SetWriter:
     def __enter__(self) -> SetWriter:
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             raise UserError(f"{self.out} already exists: choose another output folder, or remove it first.")
-        if not self.folder.exists():
-            self.folder.mkdir(parents=True)
-        elif not (self.folder / PROGRESS).is_file():
-            raise UserError(f"{self.folder} is in the way: move it, or choose another output folder.")
-        elif not self._resume:
-            raise UserError(f"{self.folder} holds an interrupted run: add --resume to go on with it, or remove it.")
-        else:
-            self._restore()
-        self._rejects = (self.folder / REJECTS).open("ab")
-        self._note()
+        if begun := self.folder.exists():
+            if not (self.folder / PROGRESS).is_file():
+                raise UserError(f"{self.folder} is in the way: move it, or choose another output folder.")
+            if not self._resume:
+                raise UserError(f"{self.folder} holds an interrupted run: add --resume to go on with it, or remove it.")
+        with ExitStack() as alone:
+            alone.enter_context(sole_writer(self.folder))
+            if begun:
+                self._restore()
+            self._rejects = (self.folder / REJECTS).open("ab")
+            self._note()
+            self._alone = alone.pop_all()
         return self
 
     @property
@@ -119,10 +123,12 @@ class SetWriter:
         manifest.write(self.folder)
         os.replace(self.folder, self.out)
         (self.out / PROGRESS).unlink()
+        (self.out / LOCK).unlink()
         return manifest
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._rejects.close()
+        self._alone.close()
         if error is not None and not self._shards:  # nothing worth going on with
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -60,8 +60,9 @@ class SlotCache(Cache):
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """Where the buffers lie; others after they have grown."""
-        return tuple(buffer.data_ptr() for buffer in (*self._keys, *self._values))
+        """Shape of the buffers and where they lie; others after they have grown, none before there are any."""
+        places = tuple(buffer.data_ptr() for buffer in (*self._keys, *self._values))
+        return (*self._shape, *places) if places else ()
 
     def hold(self, positions: Tensor) -> Tensor:
         """Take the positions of this pass from a tensor whose memory stays; the other one that has to: the rows."""

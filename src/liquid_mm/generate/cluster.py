@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,11 @@ def draw_on_ray(
     items = windows(left, chosen) or [[]]
     found: Iterator[Drawn] = spread(items, Worker, (source, chosen, wanted), workers=workers)
     models = set()
-    with tqdm(total=len(left), unit="picture", desc=f"drawing {len(left)} of {len(wanted)} pictures") as bar:
+    present: set[Wanted] | None = None
+    with (
+        ExitStack() as alone,
+        tqdm(total=len(left), unit="picture", desc=f"drawing {len(left)} of {len(wanted)} pictures") as bar,
+    ):
         for drawn in found:
             models.add(drawn.model)
             if len(models) > 1:
@@ -94,9 +99,11 @@ def draw_on_ray(
                     f"machines load different models from {checkpoint}: see to it that its files are the same "
                     "everywhere, and say the dtype if the processors differ."
                 )
-            folder.begin(drawn.model)
+            if present is None:
+                present = alone.enter_context(folder.writing(drawn.model))
             for picture, content in drawn.pictures:
-                folder.add(picture, content)
+                if picture not in present:
+                    folder.add(picture, content)
                 bar.update()
     return f"{out}: {len(wanted)} pictures, {len(left)} of them new"
 

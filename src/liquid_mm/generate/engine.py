@@ -43,8 +43,19 @@ from liquid_mm.vocab.vocabulary import Vocabulary
 
 
 def context_length(llm: Any) -> int | None:
-    """Positions a Hugging Face causal LM has, or None where its configuration sets no bound."""
-    return getattr(llm.config.get_text_config(), "max_position_embeddings", None)
+    """Positions a Hugging Face causal LM has, or None where its configuration sets no bound.
+
+    Of two sets of frequencies ("longrope", as in Phi-3 128k) only the one for short contexts is used: transformers
+    chooses by the longest row of a batch, so that one request would change what its neighbours are.
+    """
+    config = llm.config.get_text_config()
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if most is not None and rope.get("rope_type") == "longrope":
+        short = rope.get("original_max_position_embeddings")
+        short = short or getattr(config, "original_max_position_embeddings", None)
+        return min(most, short or most)
+    return most
 
 
 class Engine:

@@ -45,7 +45,9 @@ def file_name(prompt: str, seed: int) -> str:
     >>> file_name("A red apple, 3D style!", 7)
     'a-red-apple-3d-style_seed7.png'
     """
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60]
+    # File systems allow 255 bytes, of which the name of a file that is being written needs some more.
+    words = words.encode()[:150].decode(errors="ignore") or "picture"
     return f"{words}_seed{seed}.png"
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from liquid_mm.config import Config, changed_keys
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_file, disk_errors, read_json, write_json
+from liquid_mm.files import atomic_file, disk_errors, read_json, sole_writer, write_json
 from liquid_mm.generate.files import file_name
 from liquid_mm.generate.sampling_config import SamplingConfig
 
@@ -95,19 +97,35 @@ class Folder:
             raise UserError(f"{self._out} was begun with another model: choose another folder.")
         self._record["model"] = model
 
+    @contextmanager
+    def writing(self, model: str) -> Iterator[set[Wanted]]:
+        """Inside, this process alone adds pictures; yields what is there already.
+
+        Raises:
+            UserError: another process writes the folder, or it was begun with another model.
+        """
+        with sole_writer(self._out):
+            self.begin(model)
+            lines, rest = self._lines()
+            if rest:
+                # The last line was cut off while it was written: its picture is drawn again.
+                with atomic_file(self._out / MANIFEST) as part:
+                    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            yield self.written()
+
     def written(self) -> set[Wanted]:
         """What the manifest lists."""
+        found = map(json.loads, self._lines()[0])
+        return {Wanted(f["line"], f["prompt"], f["seed"], tuple(f["size"]) if f["size"] else None) for f in found}
+
+    def _lines(self) -> tuple[list[str], str]:
+        """The manifest's lines, and what there is of another one."""
         path = self._out / MANIFEST
         if not path.exists():
-            return set()
+            return [], ""
         # Not `splitlines`: a prompt may hold characters that Unicode counts as line ends.
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
-        if rest:
-            # The last line was cut off while it was written: its picture is drawn again.
-            with atomic_file(path) as part:
-                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        found = map(json.loads, lines)
-        return {Wanted(f["line"], f["prompt"], f["seed"], tuple(f["size"]) if f["size"] else None) for f in found}
+        return lines, rest
 
     def add(self, wanted: Wanted, content: bytes) -> None:
         """Write a picture, as `files.png` encodes it, then its line."""

@@ -4,8 +4,9 @@
     later ones               copy tokens and positions there, replay, read the same output tensor
 
 A graph repeats what it recorded on the same memory, so each is for one number of rows, one number of columns read and
-one set of cache buffers. Only `Engine.compile` turns them on: **this has not been run on a GPU by us yet**, only its
-bookkeeping is tested (tests/generate/test_graphs.py).
+one set of cache buffers. Each recording is compared with the eager step; where one fails or differs, steps stay eager
+(`generate.runner`). **This has not been run on a GPU by us yet**, only its bookkeeping is tested
+(tests/generate/test_graphs.py).
 """
 
 from __future__ import annotations
@@ -34,16 +35,29 @@ class Recorded:
 
 
 def record(step: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """The output tensor of `step`, and what fills it again."""
+    """The output tensor of `step`, and what fills it again.
+
+    Raises:
+        RuntimeError: the step cannot be recorded, or its recording gives something else.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):  # libraries allocate and choose algorithms in their first calls, which no graph may hold
-            step()
+            expected = step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        hidden = step()
+    before = torch.cuda.current_stream()
+    try:
+        # Other threads decode pictures on this device meanwhile; what they allocate does not belong here.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            hidden = step()
+    finally:
+        torch.cuda.set_stream(before)  # where recording failed, torch stays on the stream it recorded on
+    graph.replay()
+    difference = (hidden - expected).abs().max() / expected.abs().max()
+    if not difference < 0.01:
+        raise RuntimeError(f"a recorded step differs from an eager one by {float(difference):.2%}")
     return hidden, graph.replay
 
 

@@ -115,9 +115,16 @@ class Job:
         """Draw what is left; `on_event` is called for every code.
 
         After `KeyboardInterrupt`, as after an error, the pictures that are complete are still written.
+
+        Raises:
+            UserError: another process writes the folder, or the model's numbers overflow.
         """
+        with self._folder.writing(self._model.fingerprint) as present:
+            self._run([(wanted, request) for wanted, request in self.left.items() if wanted not in present], on_event)
+
+    def _run(self, left: Sequence[tuple[Wanted, Request]], on_event: OnEvent | None) -> None:
         engine = self._model.engine
-        waiting = iter(list(self.left.items()))
+        waiting = iter(left)
         drawing: dict[Wanted, Future[Result]] = {}
         complete: list[Drawn] = []
         writing: Future[None] | None = None
@@ -131,8 +138,11 @@ class Job:
                     if not drawing:
                         break
                     engine.step()
-                    for wanted in [wanted for wanted, future in drawing.items() if future.done()]:
-                        complete.append((wanted, drawing.pop(wanted).result().codes))
+                    done = {wanted: future for wanted, future in drawing.items() if future.done()}
+                    drawing = {wanted: future for wanted, future in drawing.items() if wanted not in done}
+                    complete += [(w, future.result().codes) for w, future in done.items() if not future.exception()]
+                    for future in done.values():
+                        future.result()  # raises what went wrong, after those that did not are kept
                     if complete and (writing is None or writing.done()):
                         if writing:
                             writing.result()
@@ -140,9 +150,11 @@ class Job:
             finally:
                 for future in drawing.values():
                     engine.cancel(future)
-                if writing:
-                    writing.result()
-                self._write(complete)
+                try:
+                    if writing:
+                        writing.result()
+                finally:
+                    self._write(complete)
 
     def _write(self, complete: Sequence[Drawn]) -> None:
         """Decode pictures together and write each, then its line."""

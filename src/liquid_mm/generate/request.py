@@ -114,6 +114,7 @@ class Running:
         room = None if context is None else context - len(request.prompt)
         self.grammar = Grammar(vocabulary, request.image, request.text, room)
         self._generator = torch.Generator().manual_seed(request.seed)
+        self._uniform: float | None = None
         self.future: Future[Result] = Future()
         self.error: Exception | None = None
         self.cancelled = False
@@ -152,12 +153,15 @@ class Running:
         return [*self.request.image.unconditional, *self.grammar.open_codes]
 
     def uniform(self) -> float:
-        """The next random number in [0, 1); one is taken for every id that is sampled."""
-        return torch.rand((), generator=self._generator).item()
+        """The random number in [0, 1) for the next id: the same until one is accepted, however often it is tried."""
+        if self._uniform is None:
+            self._uniform = torch.rand((), generator=self._generator).item()
+        return self._uniform
 
     def accept(self, token: int) -> Event:
         """Add the next id, to every row it has, and tell of it."""
         modality = self.grammar.modality
+        self._uniform = None
         self.ids.append(token)
         for slot in self.slots[1:]:
             slot.ids.append(token)

@@ -9,6 +9,7 @@ the same reason a row may be fed a token it has been fed before, as when its req
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ from liquid_mm.errors import UserError
 from liquid_mm.generate.cache import SlotCache
 from liquid_mm.generate.compiled import COLUMNS, Compiler
 from liquid_mm.generate.graphs import StepGraphs
+
+RECORDED = 64
+"""Steps to come from which on a CUDA device records them."""
+
+logger = logging.getLogger(__name__)
 
 
 class Masks:
@@ -73,6 +79,7 @@ class Runner:
         self._masks = Masks(llm)
         self._compiler = Compiler(llm, self._rehearse)
         self._graphs: StepGraphs | None = None
+        self._recordable = llm.device.type == "cuda"
         self.clear()
 
     def forward(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
@@ -99,7 +106,15 @@ class Runner:
         fed = torch.tensor(tokens, device=self._llm.device)
         # The first pass makes the buffers, which a graph must find.
         if self._graphs and longest == 1 and self._cache.leading and self._cache.addresses:
-            return self._graphs(self._cache, fed, positions, columns)
+            try:
+                return self._graphs(self._cache, fed, positions, columns)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # Recording fails in many ways; none of them is a reason not to draw.
+                logger.warning("generation runs without CUDA graphs: %s: %s", type(error).__name__, error)
+                self._graphs, self._recordable = None, False
+                self._cache.aim(list(rows), positions, needed=max(ends))
         return self._pass(fed, positions, columns)
 
     def _pass(self, tokens: Tensor, positions: Tensor, columns: int) -> Tensor:
@@ -119,15 +134,19 @@ class Runner:
     def clear(self) -> None:
         """Drop what all rows hold, and its memory."""
         self._cache = SlotCache(self._context)
+        if self._graphs:  # what was recorded writes to the memory that is dropped, and keeps memory itself
+            self._graphs = StepGraphs(self._pass)
 
     def prepare(self, ahead: int) -> None:
-        """Compile what a step runs if so many steps to come, with those before, are worth it."""
+        """Compile what a step runs if so many steps to come, with those before, are worth it; on CUDA, record it."""
+        if self._recordable and not self._graphs and ahead >= RECORDED:
+            self.compile()
         if self._compiler.possible:
             self._compiler.prepare(ahead)
 
     def compile(self) -> None:
-        """Compile it at once, as a server does before its first request; on CUDA, record it from now on."""
-        if self._llm.device.type == "cuda":
+        """Compile it at once; on CUDA, record it from now on."""
+        if self._recordable:
             self._graphs = StepGraphs(self._pass)
         elif self._compiler.possible:
             self._compiler.compile()

@@ -102,6 +102,8 @@ def attend(
         output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output
     rows, heads, length, size = query.shape
+    if not documents.groups:  # nothing but padding, as in a process's part of the last batch of a validation
+        return query.new_zeros(rows, length, heads, size), None
     flat = [tensor.transpose(1, 2).flatten(0, 1).flatten(1) for tensor in (query, key, value)]  # (B·T, heads·D)
     parts = []
     for index in documents.groups:

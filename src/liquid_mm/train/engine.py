@@ -17,6 +17,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,8 @@ class Engine:
             shape = (self.world // shard, shard)
             self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("copies", "shard"))
         # Checkpoints are written in the background, where they must not meet the messages of a training step.
-        self.background: Any = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        self.background: Any = self._patient()
+        self._waiting: Any = self._patient()
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +173,12 @@ class Engine:
 
     def wait(self) -> None:
         """Return when every process has come here."""
-        self._accelerator.wait_for_everyone()
+        if self.world > 1:
+            torch.distributed.barrier(group=self._waiting)
+
+    def _patient(self) -> Any:
+        """A group of all processes for what takes one of them long, as writing a large model; NCCL's gives up soon."""
+        return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=6)) if self.world > 1 else None
 
     def close(self) -> None:
         """Leave the group of processes."""

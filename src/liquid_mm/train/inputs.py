@@ -38,7 +38,8 @@ def to_inputs(batch: Any, device: torch.device) -> Inputs:
     documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
     kinds = batch["modality"].reshape(-1)[at].astype(np.int64)
     arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
-    ids, positions, where, targets, modality = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
+    # Waiting for each copy: these arrays are gone on return, and their memory is not pinned.
+    ids, positions, where, targets, modality = (torch.from_numpy(a).to(device) for a in arrays)
     return Inputs(ids, positions, where, targets, modality, documents)
 
 

@@ -8,6 +8,7 @@ Each report is a line of `metrics.jsonl`, and goes to the trackers of the recipe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,13 @@ class Recorder:
 
     def report(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Record `values` measured after `step` steps, as `kind` "train", "validation" or "bad"."""
+        # JSON has no infinity, and trackers draw none.
+        values = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
         self._file.write(_line({"step": step, "kind": kind, **values}))
         self._file.flush()
         for tracker in self._trackers:
-            tracker.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+            numbers = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
+            tracker.log(numbers, step=step)
 
     def samples(self, step: int, folder: Path) -> None:
         """Send what the sampling hook wrote into `folder` to the trackers that show pictures."""

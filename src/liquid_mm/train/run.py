@@ -93,6 +93,11 @@ def train(
             )
         if engine.is_main:
             alone.enter_context(sole_writer(run))
+            # Another process may have gone on with the run, or ended it, while this one loaded.
+            _check_folder(config, resume)
+        if engine.gather([final.exists()])[0][0]:
+            return final
+        if engine.is_main:
             save_config(config, run / "config.yaml")
 
         def sample(step: int) -> None:
