@@ -69,6 +69,7 @@ MISTAKES = {
     "length 0": (("length: 2", "length: 0"), "mixes.both.length"),
     "bad name": (("known:", "a/b:"), "sizes.a/b"),
     "no seeds": (("seeds: [0, 1]", "seeds: []"), "cells.0.seeds"),
+    "lengths too close": (("lengths: [0.5, 1]", "lengths: [0.5, 1.0000001]"), "two cells .* folder 's_both_x1_s0'"),
 }
 
 
@@ -77,6 +78,19 @@ def test_mistakes_are_named(read, name):
     change, message = MISTAKES[name]
     with pytest.raises(UserError, match=message.replace("'", "['`]").replace("[0]", r"\[0\]")):
         read(change)
+
+
+def test_two_cells_never_share_a_run_folder(read):
+    changes = (("  known:", "  s_both:"), ("  text:", "  both_text:"), ("  both: {", "  text: {"))
+    named = (
+        ("[text, both]", "[text, both_text]"),
+        ("sizes: [s, l]", "sizes: [s, s_both]"),
+        ("mixes: [both]", "mixes: [text]"),
+    )
+    with pytest.raises(
+        UserError, match=r"two cells would share the run folder 's_both_text_x1_s0' \(size s, mix both_text, .*rename"
+    ):
+        read(*changes, *named)
 
 
 def test_a_mistake_in_a_recipe_is_found_before_anything_runs(read):

@@ -173,6 +173,15 @@ class GridConfig(Config):
         shaped = [name for name, size in self.sizes.items() if size.shape is not None]
         if shaped and self.text_tokenizer is None:
             raise ValueError(f"size {shaped[0]!r} is given by its shape, which needs text_tokenizer.")
+        by_name: dict[str, Cell] = {}
+        for cell in cells(self):
+            other = by_name.setdefault(cell.name, cell)
+            if other != cell:
+                which = [f"size {c.size}, mix {c.mix}, length {c.length}" for c in (other, cell)]
+                raise ValueError(
+                    f"two cells would share the run folder {cell.name!r} ({'; '.join(which)}): "
+                    "rename a size or a mix, or choose lengths that differ in their first six digits."
+                )
         return self
 
 
