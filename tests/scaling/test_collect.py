@@ -55,6 +55,22 @@ def rewrite(folder, change):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(change(line)) + "\n" for line in lines))
 
 
+@pytest.mark.parametrize("change", [{}, {"loss": None}], ids=["absent", "null"])
+def test_reports_of_skipped_steps_have_no_loss_but_count_their_tokens(tmp_path, change):
+    folder = write_run(tmp_path, size="s", body=500, tokens=8000)
+    before = collect(tmp_path)
+
+    def skip(line):
+        skipped = line["kind"] == "train" and line["step"] in (3, 8)
+        return {key: value for key, value in line.items() if "loss" not in key} | change if skipped else line
+
+    rewrite(folder, skip)
+    after = collect(tmp_path)
+    assert after.left_out == []
+    assert after.runs.equals(before.runs)
+    assert after.curves.equals(before.curves)
+
+
 def unfinished(folder):
     (folder / "final").rename(folder / "gone")
 
@@ -78,6 +94,12 @@ REASONS = {
     ),
     "a loss is not a number": lambda folder: rewrite(folder, lambda line: line | {"loss": float("nan")}),
     "it diverged": blown_up,
+    "a loss is not a number (null)": lambda folder: rewrite(
+        folder, lambda line: line | ({"loss": None} if line["kind"] == "validation" else {})
+    ),
+    "a loss is not a number (absent)": lambda folder: rewrite(
+        folder, lambda line: {k: v for k, v in line.items() if line["kind"] == "train" or k != "loss"}
+    ),
 }
 
 
@@ -89,7 +111,7 @@ def test_a_run_that_cannot_be_used_is_left_out_by_name(tmp_path, reason):
     assert tables.runs["size"].tolist() == ["good"]
     ((cell, why),) = tables.left_out
     assert cell == "bad_both_x1_s0"
-    assert reason in why
+    assert reason.split(" (")[0] in why
 
 
 def test_divergence_is_a_rise_that_lasts_in_the_training_loss():

@@ -7,9 +7,11 @@ A run is left out, with its reason, when
 
 - it has no `final/`: it was never finished (the reason it stopped is in its `cell.json`);
 - it never validated after its last step;
-- its validation loss is not a number;
+- one of its validation losses, or a training loss that was reported, is not a number;
 - it diverged: the mean training loss of its last three reports is more than `DIVERGED` nats above the lowest mean of
   three successive reports before them. Overfitting does not count: that is the validation loss alone.
+
+A training report without a loss (every step since the last one was skipped as bad) counts for its tokens alone.
 
 Nothing else leaves a run out, and no run is ever left out silently.
 """
@@ -132,9 +134,11 @@ def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     steps = read_config(run)["steps"]
     if not validations or validations[-1]["step"] != steps:
         raise Unusable(f"it was not validated after its last step, {steps}: its recipe needs `validation`")
-    if not all(math.isfinite(line["loss"]) for line in (*train, *validations)):
+    losses = [line["loss"] for line in train if line.get("loss") is not None]
+    validated = [line.get("loss") for line in validations]
+    if not all(loss is not None and math.isfinite(loss) for loss in (*losses, *validated)):
         raise Unusable("a loss is not a number")
-    if diverged(line["loss"] for line in train):
+    if diverged(losses):
         raise Unusable(f"it diverged: its training loss ended over {DIVERGED} nats above its lowest")
     size = parameters(run / "final")
     at, tokens = [0, *(line["step"] for line in train)], [0, *(line["tokens"] for line in train)]
