@@ -1,5 +1,6 @@
 """Starting, resuming, retrying and stopping cells, with a stand-in for `liquid train` that needs milliseconds."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 from scalingkit import write_model
@@ -33,10 +35,17 @@ if arguments[0] == "train":
     if size == "diverge":
         print("liquid: the loss is not finite after step 7", file=sys.stderr)
         sys.exit(2)
-    if size == "hang" and len(tries.read_text()) < 2:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    if size in ("hang", "preempt") and len(tries.read_text()) < 2:
+        def keep(number, frame):
+            time.sleep(0.5)  # whoever does not wait for the checkpoint finds none
+            (folder / "checkpoints" / "kept").touch()
+            sys.exit(0)  # as `liquid train` does: to be preempted is no failure
+        signal.signal(signal.SIGTERM, keep)
+        if size == "preempt":
+            os.kill(os.getpid(), signal.SIGTERM)
         (folder.parent / "started").write_text("now")  # a pipe: blocks until somebody reads
-        signal.pause()
+        while True:
+            signal.pause()
     (folder / "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
     (folder / "final").mkdir()
 elif arguments[0] == "eval":
@@ -136,8 +145,22 @@ def test_no_retries_means_none(study):
     assert "exit code -9" in go(grid, jobs)["crash_text_x1_s0"]
 
 
-def test_a_stop_reaches_what_runs_and_the_next_run_goes_on(study):
-    grid, jobs = study("hang", "a")
+def test_a_training_preempted_by_others_is_interrupted_and_keeps_its_checkpoints(study):
+    score = '{command: [eval, "{run}"], file: score.json, key: fid}'
+    grid, jobs = study("preempt", score=score)
+    assert go(grid, jobs) == {"preempt_text_x1_s0": "interrupted; the next run goes on from its checkpoint"}
+    folder = grid.output / "preempt_text_x1_s0"
+    assert (folder / "checkpoints" / "kept").exists()
+    assert not (folder / "score.json").exists()
+    _, jobs = study("preempt", score=score)
+    assert [job.state for job in jobs] == ["resume"]
+    assert go(grid, jobs) == {"preempt_text_x1_s0": ""}
+    assert not (folder / "checkpoints").exists()
+
+
+@contextlib.contextmanager
+def stopped_when_started(grid):
+    """SIGTERM for this process once a cell of size "hang" runs; ends in the KeyboardInterrupt that is made of it."""
     pipe = grid.output / "started"
     os.mkfifo(pipe)
 
@@ -145,13 +168,20 @@ def test_a_stop_reaches_what_runs_and_the_next_run_goes_on(study):
         pipe.read_text()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
-    watcher = threading.Thread(target=stop_when_started)
+    watcher = threading.Thread(target=stop_when_started, daemon=True)
     watcher.start()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        run.run_local(grid, jobs, 1, print)
+        yield
     watcher.join()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_reaches_what_runs_and_the_next_run_goes_on(study):
+    grid, jobs = study("hang", "a")
+    with stopped_when_started(grid):
+        run.run_local(grid, jobs, 1, print)
+    assert (grid.output / "hang_text_x1_s0" / "checkpoints" / "kept").exists()
     assert not (grid.output / "a_text_x1_s0").exists()
     _, jobs = study("hang", "a")
     assert [job.state for job in jobs] == ["resume", "new"]
@@ -207,3 +237,47 @@ def test_what_sbatch_says_is_passed_on(tmp_path, monkeypatch):
     sbatch.write_text("#!/bin/sh\necho 'no such partition' >&2\nexit 1\n")
     with pytest.raises(UserError, match="no such partition"):
         cluster.submit(tmp_path / "slurm.sh")
+
+
+@pytest.fixture
+def spread(study, tmp_path, monkeypatch, local_ray):
+    """`study` with every path relative; Ray's workers are elsewhere, and find the stand-in only from here."""
+    package = tmp_path / "liquid_mm"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(STAND_IN)
+    monkeypatch.chdir(tmp_path)
+    return lambda *sizes, **more: study(*sizes, recipe="train.yaml", output="study", **more)
+
+
+with_ray = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
+
+
+@with_ray
+def test_ray_tasks_work_in_the_drivers_folder_whatever_theirs_is(spread):
+    grid, jobs = spread("crash", "diverge", "a")
+    seen = []
+    outcomes = cluster.run_ray(grid, jobs, seen.append)
+    message = "exit code 2: liquid: the loss is not finite after step 7"
+    assert dict(outcomes) == {"crash_text_x1_s0": "", "diverge_text_x1_s0": message, "a_text_x1_s0": ""}
+    assert seen == outcomes
+    assert (grid.output / "a_text_x1_s0" / "final").is_dir()
+    assert cluster.run_ray(grid, [dataclasses.replace(job, state="done") for job in jobs], print) == []
+
+
+@with_ray
+def test_a_stop_waits_until_ray_tasks_have_kept_their_checkpoints(spread):
+    # The last of them needs more processors than there are free, so that it still waits for its turn.
+    grid, jobs = spread("hang", "a", ray="{num_cpus: 4}")
+    with stopped_when_started(grid):
+        cluster.run_ray(grid, jobs, print)
+    assert (grid.output / "hang_text_x1_s0" / "checkpoints" / "kept").exists()
+    assert not (grid.output / "a_text_x1_s0").exists()
+    _, jobs = spread("hang", "a")
+    assert [job.state for job in jobs] == ["resume", "new"]
+
+
+def test_a_machine_without_the_shared_files_is_named(tmp_path):
+    outcome = cluster.run_there(None, types.SimpleNamespace(cell=types.SimpleNamespace(name="c")), tmp_path / "gone")
+    assert outcome.cell == "c"
+    assert f"has no folder {tmp_path / 'gone'}" in outcome.message

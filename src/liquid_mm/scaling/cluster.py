@@ -5,18 +5,25 @@ Each cell is the same process as on one machine; only who starts it differs. The
 
 from __future__ import annotations
 
+import os
 import shlex
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from jinja2 import Template
 
+from liquid_mm.cluster import join
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file
 from liquid_mm.scaling.grid import GridConfig
 from liquid_mm.scaling.plan import Job
-from liquid_mm.scaling.run import LIQUID, Launcher, Outcome, run_cell, unfinished
+from liquid_mm.scaling.run import LIQUID, Launcher, Outcome, run_cell, sigterm_as_interrupt, unfinished
+
+PATIENCE = 600
+"""Seconds that stopped cells may take to keep their checkpoints."""
 
 SCRIPT = Template(
     """\
@@ -90,29 +97,56 @@ def submit(script: Path) -> str:
 def run_ray(grid: GridConfig, jobs: Sequence[Job], report: Callable[[Outcome], None]) -> list[Outcome]:
     """Run the unfinished cells as Ray tasks, as many at a time as `grid.ray` lets fit into the cluster.
 
+    Args:
+        grid: the study.
+        jobs: its plan.
+        report: called with each outcome as it comes.
+
     Raises:
         UserError: Ray is not installed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, once every running cell has kept a checkpoint, or after `PATIENCE`.
+    """
+    ray = join()
+    remote = ray.remote(num_cpus=grid.ray.num_cpus, num_gpus=grid.ray.num_gpus)(run_there)
+    outcomes = []
+    with sigterm_as_interrupt():
+        waiting = [remote.remote(grid, job, Path.cwd()) for job in unfinished(grid, jobs)]
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                for reference in done:
+                    outcomes.append(ray.get(reference))
+                    report(outcomes[-1])
+        except BaseException:
+            for reference in waiting:
+                ray.cancel(reference)
+            if waiting:  # tasks that run lose their processes with this one, so it must outlive them
+                ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE)
+            raise
+    return outcomes
+
+
+def run_there(grid: GridConfig, job: Job, directory: Path) -> Outcome:
+    """`run_cell` as a Ray task, in the driver's working directory, which relative paths in recipes are meant from.
+
+    Raises:
+        KeyboardInterrupt: the task was cancelled; the training has kept a checkpoint.
     """
     try:
-        import ray
-    except ImportError as error:
-        raise UserError("Ray is not installed: pip install 'liquid-mm[cluster]'.") from error
-    ray.init(ignore_reinit_error=True)
-
-    def task(job: Job) -> Outcome:
-        return run_cell(grid, job, Launcher())
-
-    remote = ray.remote(num_cpus=grid.ray.num_cpus, num_gpus=grid.ray.num_gpus)(task)
-    waiting = [remote.remote(job) for job in unfinished(grid, jobs)]
-    outcomes = []
-    try:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            for reference in done:
-                outcomes.append(ray.get(reference))
-                report(outcomes[-1])
-    except BaseException:
-        for reference in waiting:
-            ray.cancel(reference)  # interrupts the task, whose launcher lets the training keep a checkpoint
-        raise
-    return outcomes
+        os.chdir(directory)
+    except OSError:
+        return Outcome(
+            job.cell.name,
+            f"the machine {socket.gethostname()} has no folder {directory}: all machines must share the file system.",
+        )
+    launch = Launcher()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            future = pool.submit(run_cell, grid, job, launch)
+            # Ray cancels by `_thread.interrupt_main`, which is no signal and wakes nobody: hence short waits.
+            while not future.done():
+                wait([future], timeout=0.5)
+            return future.result()
+        except KeyboardInterrupt:
+            launch.stop()
+            raise

@@ -3,7 +3,8 @@
 A cell whose `final/` exists is done; any other is started, or goes on from its last checkpoint. What killed it, if
 anything, is written into its `cell.json`, where `liquid scaling fit` finds the reason to leave it out.
 
-    exit code   0 done   2 a mistake or a diverged loss: reported, not tried again   130 interrupted: the study stops
+    exit code   0 done, if there is a `final/`; without one the training was preempted (SIGTERM)   130 interrupted
+                2 a mistake or a diverged loss: reported, not tried again
                 anything else (a crash, the out-of-memory killer): resumed, `retries` times
 """
 
@@ -65,12 +66,7 @@ class Launcher:
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, start_new_session=True
             )
             self._running.add(process)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # in the main thread of a Ray task
-            self.stop()
-            process.wait()
-            raise
+        code = process.wait()
         with self._lock:
             self._running.discard(process)
         return INTERRUPTED if self.stopped else code
@@ -117,7 +113,7 @@ def run_cell(grid: GridConfig, job: Job, launch: Launcher, threads: int | None =
     run = job.cell.run(grid)
     _describe(grid, job.cell)
     train = [*LIQUID, "train", str(grid.recipe), *job.overrides, "--resume"]
-    commands = [] if finished(run) else [(train, grid.retries)]
+    commands = [] if finished(run) else [(train, grid.retries)]  # the training is always the first
     if grid.score is not None and not (run / grid.score.file).exists():
         commands.append(([*LIQUID, *(part.format(run=run) for part in grid.score.command)], 0))
     for command, retries in commands:
@@ -125,7 +121,7 @@ def run_cell(grid: GridConfig, job: Job, launch: Launcher, threads: int | None =
         while code not in (0, MISTAKE, INTERRUPTED) and retries > 0:
             retries -= 1
             code = launch(command, run / LOG, threads)
-        if code == INTERRUPTED:
+        if code == INTERRUPTED or (code == 0 and not finished(run)):
             return Outcome(job.cell.name, "interrupted; the next run goes on from its checkpoint")
         if code != 0:
             message = f"exit code {code}: {_last_line(run / LOG)}"
@@ -151,7 +147,7 @@ def run_local(grid: GridConfig, jobs: Sequence[Job], parallel: int, report: Call
     launch = Launcher()
     threads = max(1, (os.cpu_count() or 1) // parallel) if parallel > 1 else None
     outcomes = []
-    with _sigterm_as_interrupt(), ThreadPoolExecutor(parallel) as pool:
+    with sigterm_as_interrupt(), ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(run_cell, grid, job, launch, threads) for job in unfinished(grid, jobs)]
         try:
             for future in as_completed(futures):
@@ -205,7 +201,7 @@ def _last_line(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let `kill` end a study the way Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
