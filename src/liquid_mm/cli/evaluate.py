@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from liquid_mm.cli.app import app
-from liquid_mm.cli.options import Device, Dtype, Size, Temperature, TopK, TopP
+from liquid_mm.cli.options import Device, Dtype, Guidance, Size, Temperature, TopK, TopP
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def eval_(
     clip: Annotated[str | None, typer.Option(help="CLIPScore's model: folder or Hub id.")] = None,
     features: Annotated[str | None, typer.Option(help="Net of Fréchet distances: inception[:FILE], …")] = None,
     size: Size = None,
-    guidance: Annotated[float, typer.Option(help="Of drawn pictures.")] = 7.0,
+    guidance: Guidance = None,
     temperature: Temperature = 0.99,
     top_k: TopK = 4096,
     top_p: TopP = 0.96,
@@ -63,6 +63,9 @@ def eval_(
         return _say(run.rescore(rescore, scoring, device), rescore)
     if not target or len(target) != 1 or not tasks or out is None:
         raise UserError("give one checkpoint, --tasks and -o OUT; `liquid eval --list-tasks` says what there is.")
+    from liquid_mm.checkpoint import stored_guidance
+
+    guidance = stored_guidance(target[0]) if guidance is None else guidance
     settings = EvalSettings(
         seed=seed, size=size, guidance_scale=guidance, temperature=temperature, top_k=top_k, top_p=top_p,
         limit=limit, shots=shots, **scoring,

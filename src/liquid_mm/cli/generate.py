@@ -24,6 +24,9 @@ from liquid_mm.cli.options import (
 )
 from liquid_mm.errors import UserError
 
+MANY = 1000
+"""Pictures that are drawn before the first is written."""
+
 Quantization = Annotated[str | None, typer.Option(help="int8 or int4 weights: smaller, a little less exact.")]
 
 
@@ -54,7 +57,7 @@ def generate(
     ] = None,
     out: Out = Path("out"),
     size: Size = None,
-    number: Annotated[int, typer.Option("--number", "-n", help="Pictures per prompt.")] = 1,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Pictures per prompt.")] = 1,
     guidance: Guidance = None,
     temperature: Temperature = 0.99,
     top_k: TopK = 4096,
@@ -80,6 +83,11 @@ def generate(
         raise UserError("with --cluster every actor takes the device it is given: leave out --device.")
     if workers and not cluster:
         raise UserError("--workers counts the actors of --cluster: give both.")
+    if prompts and number * len(prompts) > MANY:
+        raise UserError(
+            f"{number * len(prompts)} pictures at a time are too many: up to {MANY} are kept until all are done. "
+            "Give the prompts in a file with --prompts: each picture is written when it is finished."
+        )
     options = {"size": size, "guidance_scale": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     weights: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
     from liquid_mm import load
@@ -101,13 +109,17 @@ def generate(
     from liquid_mm.generate.files import draw_files
 
     model = load(checkpoint, device=device, **weights)
-    for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
-        typer.echo(path)
+    try:
+        for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
+            typer.echo(path)
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written. With --prompts FILE pictures are kept as they finish.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _keep(text: str) -> tuple[int, int, int, int] | Path:
     numbers = text.split(",")
-    if len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers):
+    if len(numbers) == 4 and all(number.strip().removeprefix("-").isdecimal() for number in numbers):
         left, top, right, bottom = map(int, numbers)
         return left, top, right, bottom
     return Path(text)

@@ -39,6 +39,12 @@ def _checkpoint(name: str) -> str:
     return name
 
 
+def _folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: --out is the folder to write.")
+    return path
+
+
 def _sampling(field: str) -> Callable[[Any], Any]:
     """A check of one field of `SamplingConfig`."""
 
@@ -62,13 +68,13 @@ Checkpoint = Annotated[
     str,
     typer.Argument(callback=_checkpoint, help="A Liquid checkpoint folder, or 'demo' for the model that ships."),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
+Out = Annotated[Path, typer.Option("--out", "-o", callback=_folder, help="The folder to write.")]
 Recipe = Annotated[Path, typer.Argument(help="A YAML recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: key=value or key.sub=value.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in that folder.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; by default the best there is.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default what the device is good at.")]
-Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Makes the result repeatable.")]
 Size = Annotated[Any, typer.Option(metavar="WxH", parser=parse_size, help="Pixels; by default the model's own.")]
 Tokenizer = Annotated[
     Path, typer.Option("--image-tokenizer", "-t", help="Folder of an image tokenizer, or of a checkpoint; or 'demo'.")
