@@ -65,7 +65,9 @@ def predict_on_ray(
         for name, (context, examples) in todo.items()
         for window in windows(examples, actors, context.batch_size)
     ]
-    return spread(items, _Worker, (checkpoint, dtype), workers=workers)
+    # Another machine's working directory is another one.
+    place = checkpoint if checkpoint == "demo" else str(Path(checkpoint).absolute())
+    return spread(items, _Worker, (place, dtype), workers=workers)
 
 
 def windows(examples: Sequence[Example], workers: int, batch_size: int) -> list[Sequence[Example]]:
