@@ -191,10 +191,14 @@ def _means(axes: Axes, runs: pd.DataFrame, measure: str, label: str) -> None:
 
 
 def _logarithmic(axis: Axis, words: bool = True) -> None:
-    """Label a log scale at 1 and 3 of each decade, in words such as 300k and 1M or, for FLOPs, as powers."""
+    """Label a log scale at 1 and 3 of each decade, in words such as 300k and 1M or, for FLOPs, as powers.
+
+    Within one decade 2 and 5 are labelled too: with fewer than two labels matplotlib makes linear ones, which overlap.
+    """
     axis.set_minor_formatter(NullFormatter())
     if words:
-        axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high > 10 * low else (1.0, 2.0, 3.0, 5.0)))
         axis.set_major_formatter(EngFormatter(sep=""))
 
 
