@@ -37,7 +37,7 @@ def test_commands_with_the_demo_run(monkeypatch, capsys):
             cli.main()
         assert not stop.value.code, command
     assert len(list(Path("pictures").glob("*.png"))) >= 3
-    assert "a-cat-face_seed0.png: " in capsys.readouterr().out
+    assert "a-red-apple-3d-style_seed0.png: " in capsys.readouterr().out
 
 
 def test_every_command_in_the_readme_exists():
