@@ -99,9 +99,9 @@ def body_request(draw: random.Random) -> tuple[str, bytes, str]:
             case 0 if isinstance(inner, dict):
                 inner.pop(where[-1], None)
             case 1 if isinstance(inner, dict):
-                inner["foreign"] = draw.choice(STRANGE)
+                inner["foreign"] = copy.deepcopy(draw.choice(STRANGE))
             case _:
-                inner[where[-1]] = draw.choice(STRANGE)
+                inner[where[-1]] = copy.deepcopy(draw.choice(STRANGE))
     data = json.dumps(body).encode()
     if draw.random() < 0.25:
         data = damaged(data, draw)
