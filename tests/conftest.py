@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from liquid_mm.vocab.prompts import Renderer
@@ -53,6 +54,15 @@ def parity_vocabulary() -> Vocabulary:
 @pytest.fixture(scope="session")
 def parity_renderer(parity_tokenizer: PreTrainedTokenizerBase, parity_vocabulary: Vocabulary) -> Renderer:
     return Renderer(parity_tokenizer, parity_vocabulary)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As Ray's actors have; with more, sums are rounded in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,11 @@ NOTO = Package("emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a14
 TWEMOJI = Package(
     "emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 )
+FLAT = Package(
+    "@lobehub/fluent-emoji-flat", "1.1.0", "8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147"
+)
+# The last version with Android 7's emoji: faces are round "blobs", and most other things are drawn otherwise too.
+BLOB = Package("emoji-datasource-google", "3.0.0", "3247dd55dee7954d6d1d3d84b05759e49daf71cab5cccb4566940209679af66f")
 CLDR = Package("cldr-annotations-full", "48.2.0", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1")
 CLDR_DERIVED = Package(
     "cldr-annotations-derived-full", "48.2.0", "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e"

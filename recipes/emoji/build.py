@@ -6,10 +6,7 @@
       archives/                         the downloaded packages
       images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
       train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: things, animals and faces, every caption variant
-      train_common.jsonl                of train_3d what people mostly ask for, without keywords
-      train_common_noto.jsonl           the same things in Noto style
-      train_views.jsonl                 both, moved, resized, dimmed: for captions
-      chat_common.jsonl                 conversations about both
+      train_common.jsonl, …             what the demo model learns: common.py lists them
       train_others.jsonl                people, flags and signs, without skin tones
       train_tones.jsonl                 those with skin tones
       validation.jsonl                  known concepts in a style they were not seen in     (one caption per picture,
@@ -21,7 +18,7 @@
 
 Image paths are relative to the folder the JSONL files are in. The same archives always give the same files.
 
-Time: half a minute on one core, downloads (205 MB) apart. Result: the table in README.md.
+Time: half a minute on one core, downloads (239 MB) apart. Result: the table in README.md.
 """
 
 from __future__ import annotations
@@ -36,15 +33,15 @@ from typing import Annotated, Any
 import typer
 from archives import CLDR, CLDR_DERIVED, Package, fetch, members
 from captions import common_keywords, parse_name, variants
-from chats import STYLE_SAID, chats
+from chats import chats
 from command import run
+from common import SHORT_VARIANTS, common_files
 from documents import documents
 from groups import THINGS, Group, group_of, read_groups
-from pictures import STYLES, code_of_text, write_pictures
+from pictures import SEEN_STYLES, STYLES, code_of_text, write_pictures
 from rich.console import Console
 from rich.table import Table
 from splits import Emoji, assign, verify, withheld_styles
-from views import write_views
 
 from liquid_mm.files import atomic_file, read_json, write_json
 
@@ -53,7 +50,6 @@ DEFAULT_OUT = Path(".cache/emoji")
 CORE_FILES = (*(f"train_{style.key}" for style in STYLES), "train_others")
 SPLIT_FILES = (*CORE_FILES, "train_tones", "validation", "test_concepts", "test_compositions")
 TEXT_FILES = ("text", "text_validation")
-SHORT_VARIANTS = ("styled", "article", "name")  # pictures with skin tones are many: fewer captions each
 
 
 class Part(str, enum.Enum):
@@ -160,23 +156,7 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
     for record in records:
         files[file_of(record)].append(record)
     pictures = {record["image"]: record for record in records}
-    files["train_common"] = [
-        record for record in files["train_3d"] if record["common"] and record["variant"] in SHORT_VARIANTS
-    ]
-    files["train_common_noto"] = [
-        record for record in files["train_noto"] if record["common"] and record["variant"] == "styled"
-    ]
-    common = [record for record in files["train_common"] if record["variant"] == "styled"] + files["train_common_noto"]
-    files["train_views"] = [seen for record in common for seen in write_views(record, out)]
-    files["chat_common"] = [
-        chat
-        for record in common
-        # What is asked for without a style is drawn in the first one.
-        for chat in chats(
-            record["name"], record["style"], record["image"], 4, STYLE_SAID if record["style"] == "3D" else 1.0
-        )
-        if len(chat["messages"]) == 2
-    ]
+    files |= common_files(files, codes, out)
     files["chat_train"] = [
         chat
         for image, record in pictures.items()
@@ -228,7 +208,7 @@ def main(
     wanted = set(parts or Part)
     stats = read_json(out / "stats.json") if (out / "stats.json").exists() else {}
     if wanted & {Part.images, Part.captions}:
-        codes = {style.key: write_pictures(style, out, size) for style in STYLES}
+        codes = {style.key: write_pictures(style, out, size) for style in (*STYLES, *SEEN_STYLES)}
         if Part.captions in wanted:
             stats |= build_captions(out, codes)
     if Part.text in wanted:

@@ -1,4 +1,4 @@
-"""The three emoji styles as PNG files: RGB over white, one size, one name per emoji whatever the style.
+"""The emoji styles as PNG files: RGB over white, one size, one name per emoji whatever the style.
 
     @lobehub/fluent-emoji-3d   assets/2764-fe0f.webp         ->  images/3d/2764.png
     emoji-datasource-google    img/google/64/2764-fe0f.png   ->  images/noto/2764.png
@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from archives import FLUENT, NOTO, TWEMOJI, Package, fetch, members
+import resvg_py
+from archives import BLOB, FLAT, FLUENT, NOTO, TWEMOJI, Package, fetch, members
 from PIL import Image
 from tqdm import tqdm
 
@@ -84,6 +85,11 @@ STYLES = (
     Style("noto", "Noto", NOTO, "img/google/64"),
     Style("twemoji", "Twemoji", TWEMOJI, "img/twitter/64"),
 )
+# Never drawn, only described: the more ways a thing is seen drawn, the less a description hangs on one of them.
+SEEN_STYLES = (
+    Style("flat", "Flat", FLAT, "assets", fluent_code),
+    Style("blob", "Blob", BLOB, "img/google/64"),
+)
 RULES = 2  # raise when the pictures made from the same archive change
 
 
@@ -119,6 +125,8 @@ def write_pictures(style: Style, out: Path, size: int) -> list[str]:
                 path = part / f"{style.code(name)}.png"
                 if path.exists():  # Fluent holds a few emoji twice, under two spellings: the first one counts
                     continue
+                if name.endswith(".svg"):
+                    content = resvg_py.svg_to_bytes(svg_string=content.decode(), width=size, height=size)
                 with Image.open(io.BytesIO(content)) as image:
                     flatten(image, size).save(path)
         write_json(record, made_from)

@@ -109,7 +109,7 @@ def merge(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) 
     )
     if found != vocabulary:
         raise UserError(f"{base.source} is another base than that of {folder}: it extends to another vocabulary.")
-    _set_rows(llm, folder / ROWS)
+    _set_rows(llm, folder)
     merged: Any = llm
     if (folder / LORA).is_dir():
         with warnings.catch_warnings():
@@ -121,16 +121,25 @@ def merge(folder: Path, base: Base, vocabulary: Vocabulary, dtype: torch.dtype) 
     return merged, tokenizer
 
 
-def _set_rows(llm: Any, path: Path) -> None:
+def read_rows(folder: Path) -> dict[str, Tensor]:
+    """The new rows of an adapter: "ids" (R,), "embedding" (R, D) and, for an untied head, "head" (R, D).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / ROWS
     try:
-        rows = load_file(path)
+        return load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: the adapter is incomplete.") from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): fetch or train the adapter again.") from error
-    tables = _tables(llm)
+
+
+def _set_rows(llm: Any, folder: Path) -> None:
+    rows, tables = read_rows(folder), _tables(llm)
     if rows.keys() != {"ids", *tables}:
-        raise UserError(f"{path} holds {', '.join(sorted(rows))}; expected ids, {', '.join(tables)}.")
+        raise UserError(f"{folder / ROWS} holds {', '.join(sorted(rows))}; expected ids, {', '.join(tables)}.")
     with torch.no_grad():
         for name, table in tables.items():
             table[rows["ids"]] = rows[name].to(table.dtype)

@@ -154,7 +154,7 @@ def load_checkpoint(
     Raises:
         UserError: the folder is missing, of another layout, or its parts do not fit each other.
     """
-    folder = _resolve(path)
+    folder = resolve(path)
     record = _read_record(folder)
     where = pick_device(device)
     weights = parse_dtype(dtype) or default_dtype(where)
@@ -187,7 +187,19 @@ def stored_guidance(path: str | Path) -> float:
     Raises:
         UserError: the folder is missing or of another layout.
     """
-    return _guidance(_read_record(_resolve(path)))
+    return _guidance(_read_record(resolve(path)))
+
+
+def stored_base(path: str | Path) -> str:
+    """What the adapter in a folder, or "demo", stands on, as `liquid extend` takes it.
+
+    Raises:
+        UserError: the folder is missing or of another layout, or holds whole weights.
+    """
+    record = _read_record(resolve(path))
+    if "base" not in record:
+        raise UserError(f"{path} holds whole weights and no adapter.")
+    return str(record["base"]["source"])
 
 
 def extend(
@@ -237,7 +249,7 @@ def extend(
 
 def load_image_tokenizer(path: str | Path) -> VQGAN:
     """The image tokenizer in a folder of its own, ours or Chameleon's, or that of a checkpoint ("demo" among them)."""
-    folder = _resolve(path)
+    folder = resolve(path)
     if (folder / RECORD).is_file():
         folder = folder / _read_record(folder)["image_tokenizer"]
     return load_chameleon(folder) if (folder / "vqgan.yaml").is_file() else VQGAN.load(folder)
@@ -264,7 +276,8 @@ def load_weights(folder: Path | str, **options: Any) -> Any:
     return llm
 
 
-def _resolve(path: str | Path) -> Path:
+def resolve(path: str | Path) -> Path:
+    """The folder that `path` names, "demo" being the one inside the package."""
     if str(path) != "demo":
         return Path(path)
     folder = Path(str(importlib.resources.files("liquid_mm") / "demo"))

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from evalkit import Brightness, MeanColour
 from PIL import Image
 
@@ -16,21 +15,13 @@ from liquid_mm.evaluate.settings import EvalSettings
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # Ray warns of its own settings as it makes them.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:a Fréchet distance over:UserWarning"),
 ]
 SETTINGS = EvalSettings(features="mean", top_k=None, temperature=1e3, judge="brightness", max_new_tokens=3)
 TASKS = ["tokenizer", "geneval", "pope"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As Ray's actors have; with more, sums are rounded in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import signal
 import sys
 
 import pytest
-import torch
 
 from liquid_mm import cli
 from liquid_mm.checkpoint import save_checkpoint, stored_guidance
@@ -21,7 +20,7 @@ from liquid_mm.generate.model import load
 from tiny_checkpoint import tiny_checkpoint
 
 # Ray warns of its own settings as it makes them.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.usefixtures("one_thread")]
 # So hot that pictures differ; guided, so that a window holds eight.
 SETTINGS = {"temperature": 1e3, "top_k": None, "top_p": 1.0, "number": 16}
 
@@ -31,15 +30,6 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster") / "tiny"
     save_checkpoint(dataclasses.replace(tiny_checkpoint("smollm"), guidance_scale=3.0), folder)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As Ray's actors have; with more, sums are rounded in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

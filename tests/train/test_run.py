@@ -116,13 +116,37 @@ def test_a_second_stage_goes_on_from_the_first_and_is_still_one_adapter(assets, 
     torch.testing.assert_close(logits(tmp_path / "second" / "adapter"), logits(final), rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="differs in lora"):
         train(load_config(TrainConfig, path, ["lora.rank=8", f"output={tmp_path / 'third'}"]), progress=False)
-    with pytest.raises(UserError, match="holds no checkpoints"):
+    with pytest.raises(UserError, match="holds neither checkpoints"):
         train(load_config(TrainConfig, path, [f"start_from={tmp_path}", f"output={tmp_path / 'third'}"]))
     assert not (tmp_path / "third").exists()
     # From the first stage's merged model instead, an adapter would lack the first stage.
     again = [f"model={tmp_path / 'run' / 'final'}", "start_from=null", f"output={tmp_path / 'third'}"]
     with pytest.raises(UserError, match="they differ in"):
         train(load_config(TrainConfig, path, again), progress=False)
+
+
+def test_an_adapter_alone_can_be_gone_on_with(assets, tmp_path):
+    shape = {"method": "lora", "precision": "fp32", "lora": "{rank: 4}", "adapter_base": assets / "base"}
+    train(load_config(TrainConfig, write_recipe(assets, tmp_path, **shape)), progress=False)
+    adapter = tmp_path / "run" / "adapter"
+    lines = {"output": tmp_path / "second", "start_from": adapter, "steps": 1, "lr": 1e-12}
+    path = write_recipe(assets, tmp_path, **shape, **lines)
+    final = train(load_config(TrainConfig, path), progress=False)
+    # A step that changes nothing: the adapter's own weights, and far from where that began.
+    torch.testing.assert_close(logits(final), logits(tmp_path / "run" / "final"), rtol=1e-4, atol=1e-4)
+    assert (logits(final) - logits(assets / "model")).abs().max() > 1e-2
+    third = [f"output={tmp_path / 'third'}"]
+    with pytest.raises(UserError, match="rank 4 and alpha"):
+        train(load_config(TrainConfig, path, ["lora.rank=8", *third]), progress=False)
+    with pytest.raises(UserError, match="only be gone on with by method=lora"):
+        train(load_config(TrainConfig, path, ["method=rows", *third]), progress=False)
+    with pytest.raises(UserError, match="stands on"):
+        train(load_config(TrainConfig, path, ["adapter_base=elsewhere", *third]), progress=False)
+    with pytest.raises(UserError, match=r"LoRA on other layers than lora.targets"):
+        train(load_config(TrainConfig, path, ["lora.targets=[q_proj]", *third]), progress=False)
+    with pytest.raises(UserError, match="must hold LoRA"):
+        train(load_config(TrainConfig, path, [f"start_from={assets / 'model'}", *third]), progress=False)
+    assert not (tmp_path / "third" / "final").exists()
 
 
 def test_bf16_lora_is_close_in_both_forms(assets, tmp_path):

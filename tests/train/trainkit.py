@@ -1,13 +1,23 @@
-"""Tiny models of many families, and batches whose every value follows from a seed."""
+"""Tiny models of many families, batches whose every value follows from a seed, and runs of both to compare."""
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
+import pytest
 import torch
 import transformers
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from liquid_mm.data.config import MixtureConfig, SourceConfig
+from liquid_mm.train import checkpoint
+from liquid_mm.train.adapt import Learner
 from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.engine import Engine
+from liquid_mm.train.loop import Trainer
+from liquid_mm.train.metrics import read_metrics
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
@@ -133,3 +143,49 @@ class Synthetic:
 
     def set_state(self, state):
         self.at = state["at"]
+
+
+CLOCK = ("tokens_per_second",)
+
+
+def trainer(config, batches=None, **options):
+    engine = Engine(config.precision)
+    torch.manual_seed(config.seed)
+    learner = Learner(tiny(), VOCABULARY, config)
+    return Trainer(learner, batches or Synthetic(), config, engine, progress=False, **options)
+
+
+def reports(config):
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(config.output / "metrics.jsonl")]
+
+
+def weights(config):
+    """All tensors of the newest checkpoint but random states, which differ where processes do."""
+    path = config.output / "weights.pt"
+    dcp_to_torch_save(checkpoint.checkpoints(config.output / "checkpoints")[-1], path)
+    return {name: value for name, value in torch.load(path).items() if not name.startswith("random/")}
+
+
+def assert_equal(config, expected):
+    ours, theirs = weights(config), weights(expected)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def assert_close(config, expected, tolerance):
+    for ours, theirs in zip(reports(config), reports(expected), strict=True):
+        assert ours.pop("kind") == theirs.pop("kind")
+        assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+class Stopping(Synthetic):
+    """Sends this process a signal while batch `after` is read."""
+
+    def __init__(self, after, number=signal.SIGINT):
+        super().__init__()
+        self.after, self.number = after, number
+
+    def __next__(self):
+        if self.at == self.after:
+            os.kill(os.getpid(), self.number)
+        return super().__next__()

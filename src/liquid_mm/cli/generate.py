@@ -38,7 +38,7 @@ def demo(
         typer.Option("--image", "-i", callback=pictures, help="Describe this picture; may be repeated."),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Another model than the one that ships.")] = "demo",
-    seed: Annotated[int, typer.Option(help="Of the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
 ) -> None:
     """Draw, describe and write with the model that ships: pictures, a contact sheet, captions, a text."""
     from liquid_mm import load
@@ -113,7 +113,7 @@ def generate(
         for path in draw_files(model, prompts or (), out, seed=seed, images_per_prompt=number, **options):
             typer.echo(path)
     except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written. With --prompts FILE pictures are kept as they finish.", err=True)
+        typer.echo("stopped. With --prompts FILE pictures are kept as they finish.", err=True)
         raise typer.Exit(130) from None
 
 

@@ -10,6 +10,7 @@ line that asks for a short answer, as LLaVA 1.5 (arXiv 2310.03744) and lmms-eval
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,20 +78,24 @@ class QuestionTask(Task):
             for example, prompt, said in zip(batch, prompts, answers, strict=True):
                 yield {"id": example.id, "inputs": dict(example.inputs), "prompt": prompt, "answer": said}
 
+
+class AnswerTask(QuestionTask):
+    """A question task that scores each answer alone."""
+
+    @abc.abstractmethod
+    def row(self, said: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers of one answer."""
+
     def score(self, predictions: Sequence[Prediction], context: Context) -> Scored:
         """A row per question."""
         return Scored([{"id": p["id"], **self.row(p["answer"], p["inputs"])} for p in predictions])
-
-    def row(self, said: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The numbers of one answer."""
-        raise NotImplementedError
 
     def summarise(self, table: Table) -> dict[str, Value]:
         """Mean accuracy."""
         return {"accuracy": mean_of(table, "accuracy", scale=PERCENT)}
 
 
-class VQAv2(QuestionTask):
+class VQAv2(AnswerTask):
     """VQAv2 (Goyal et al. 2017): agreement with ten people."""
 
     name, truth = "vqav2", "answers"
@@ -129,7 +134,7 @@ class TextVQA(VQAv2):
         return question.capitalize() + SHORT
 
 
-class GQA(QuestionTask):
+class GQA(AnswerTask):
     """GQA (Hudson and Manning 2019), balanced test-dev: exact match."""
 
     name = "gqa"
@@ -157,7 +162,7 @@ class GQA(QuestionTask):
         return {"accuracy": float(vqa_rules.exact_match(said, inputs["answer"]))}
 
 
-class POPE(QuestionTask):
+class POPE(AnswerTask):
     """POPE (Li et al. 2023, arXiv 2305.10355): is there a … in the image? "yes" is the positive class."""
 
     name = "pope"

@@ -7,7 +7,7 @@ A run is left out, with its reason, when
 
 - it has no `final/`: it was never finished (the reason it stopped is in its `cell.json`);
 - it never validated after its last step;
-- one of its validation losses, or a training loss that was reported, is not a number;
+- one of its validation losses, or a training loss that was reported, is not a number (the file says `null` of such);
 - it diverged: the mean training loss of its last three reports is more than `DIVERGED` nats above the lowest mean of
   three successive reports before them. Overfitting does not count: that is the validation loss alone.
 
@@ -134,7 +134,7 @@ def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     steps = read_config(run)["steps"]
     if not validations or validations[-1]["step"] != steps:
         raise Unusable(f"it was not validated after its last step, {steps}: its recipe needs `validation`")
-    losses = [line["loss"] for line in train if line.get("loss") is not None]
+    losses = [line["loss"] for line in train if "loss" in line]
     validated = [line.get("loss") for line in validations]
     if not all(loss is not None and math.isfinite(loss) for loss in (*losses, *validated)):
         raise Unusable("a loss is not a number")

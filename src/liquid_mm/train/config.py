@@ -95,6 +95,7 @@ class TrainConfig(Config):
         output: run folder to write.
         start_from: another run's folder, of the same `model`, method and LoRA shape: begin with the weights of its
             latest checkpoint, optimiser and data afresh. A second stage whose result is still one adapter to one base.
+            Or an adapter's folder, "demo" for the model that ships.
         data: what to read, and the shape of a batch.
         validation: what to measure on, or None.
         steps: optimiser steps.
@@ -121,6 +122,7 @@ class TrainConfig(Config):
         log_every, save_every, validate_every, sample_every: in steps; None switches the last three off.
         adapter_base: the base `model` was extended from, as `liquid extend` takes it; a LoRA or rows run then also
             writes the small form of its result, which stores only the difference to that base.
+        adapter_dtype: of the weights in that form; None: bfloat16 where `precision` is `bf16`.
         guidance_scale: classifier-free guidance that suits the result, stored with it as the default for drawing;
             None: as in `model`.
         keep: how many of the latest checkpoints stay.
@@ -153,6 +155,7 @@ class TrainConfig(Config):
     spike: Annotated[float | None, Field(gt=1)] = None
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ("tensorboard",)
     adapter_base: str | None = None
+    adapter_dtype: Literal["float32", "bfloat16"] | None = None
     guidance_scale: Annotated[float | None, Field(ge=1)] = None
     seed: int = 0
     log_every: Annotated[int, Field(ge=1)] = 10

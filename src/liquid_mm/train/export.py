@@ -28,7 +28,7 @@ def export(learner: Learner, start: Checkpoint, config: TrainConfig) -> Path:
     learner.finish()
     start = dataclasses.replace(start, guidance_scale=config.guidance_scale or start.guidance_scale)
     if config.adapter_base is not None and not adapter.exists():  # one that exists is whole
-        dtype = "bfloat16" if config.precision == "bf16" else "float32"
+        dtype = config.adapter_dtype or ("bfloat16" if config.precision == "bf16" else "float32")
         trained = dataclasses.replace(start, llm=learner.llm)
         save_adapter(trained, learner.peft, Base.of(config.adapter_base), adapter, dtype=dtype)
     save_checkpoint(dataclasses.replace(start, llm=learner.merge(_stored_dtype(config.model))), final)

@@ -35,6 +35,7 @@ from liquid_mm.train.engine import Engine, processes
 from liquid_mm.train.export import check_adapter_base, export
 from liquid_mm.train.loop import Trainer, samples_folder
 from liquid_mm.train.records import describe
+from liquid_mm.train.start import first_stage, is_adapter, load_adapter
 from liquid_mm.vocab.prompts import Renderer
 
 OnSample = Callable[[Checkpoint, int, Path], None]
@@ -43,7 +44,7 @@ OnSample = Callable[[Checkpoint, int, Path], None]
 FREE = {
     "output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation",
     "activation_checkpointing", "compile", "shard", "layouts", "architecture", "peak_flops", "trackers", "on_bad_step",
-    "guidance_scale",
+    "guidance_scale", "adapter_dtype",
     "data.workers",
 }  # fmt: skip
 """Settings a resumed run may change: none of them touches what is learned."""
@@ -74,7 +75,7 @@ def train(
     if final.exists():
         return final
     begun = resume and checkpoints(run / "checkpoints")
-    first = None if begun else _first_stage(config)
+    first = None if begun else first_stage(config)
     here = config.on(processes())
     engine = Engine(here.precision, int(here.shard))
     alone = contextlib.ExitStack()
@@ -83,6 +84,8 @@ def train(
         check_adapter_base(base, config)
         torch.manual_seed(config.seed)
         learner = Learner(base.llm, base.vocabulary, here)
+        if first is not None and is_adapter(first):
+            load_adapter(learner, first)
         renderer = Renderer(base.tokenizer, base.vocabulary)
         fingerprint = base.image_tokenizer.fingerprint
         mixture = build_mixture(here.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
@@ -114,7 +117,7 @@ def train(
             describe=lambda batch, costs: describe(batch, costs, renderer, [s.path for s in here.data.sources]),
             progress=progress,
         )
-        if first is not None:
+        if first is not None and not is_adapter(first):
             trainer.start_from(first)
         if resume:
             trainer.resume()
@@ -151,24 +154,3 @@ def _check_folder(config: TrainConfig, resume: bool) -> None:
             f"cannot resume {run} with other settings: {', '.join(changed)} differ from its config.yaml. "
             f"Free to change: {', '.join(sorted(FREE))}; data.batch_size and grad_accum if their product stays."
         )
-
-
-def _first_stage(config: TrainConfig) -> Path | None:
-    """The checkpoint whose weights the run begins with, where `start_from` names a run.
-
-    Raises:
-        UserError: there is none, or the run trained something else than this one does.
-    """
-    run = config.start_from
-    if run is None:
-        return None
-    found = checkpoints(run / "checkpoints")
-    if not found:
-        raise UserError(f"start_from: {run} holds no checkpoints/step-*; it must be the folder of a run.")
-    before = load_config(TrainConfig, run / "config.yaml")
-    if differ := [key for key in ("model", "method", "lora") if getattr(before, key) != getattr(config, key)]:
-        raise UserError(
-            f"start_from: {run} differs in {', '.join(differ)}; a second stage trains the same weights of the same "
-            f"model. To begin with all it has learnt, use model={run / 'final'} instead."
-        )
-    return found[-1]

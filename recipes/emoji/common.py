@@ -1,0 +1,91 @@
+"""What the demo model learns: the 107 things that people mostly ask for, and what is made of their pictures.
+
+train_common.jsonl           3D style, three captions a picture        drawing, and describing
+train_common_noto.jsonl      the same things in Noto style
+train_common_twemoji.jsonl   … in Twemoji style
+train_views.jsonl            3D and Noto pictures moved, resized, dimmed    describing
+train_views_more.jsonl       the same of Twemoji, and of two styles that are never drawn
+test_pictures.jsonl          of the last three styles, pictures that training never shows, of things it knows
+train_pairs.jsonl, test_pairs.jsonl            two things in one picture    drawing at other sizes
+train_questions.jsonl, test_questions.jsonl    conversations of one question
+chat_common.jsonl            requests to draw, and questions what it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from captions import with_article
+from chats import STYLE_SAID, chats
+from pictures import SEEN_STYLES
+from questions import count_questions, easy_vqa, thing_questions
+from scenes import pair_records
+from splits import share
+from views import write_views
+
+Record = dict[str, Any]
+
+SHORT_VARIANTS = ("styled", "article", "name")
+TEST_PICTURES = 0.2  # of the pictures in Twemoji style and in those that are never drawn
+
+
+def unseen(record: Mapping[str, Any]) -> bool:
+    """Whether this picture of a known thing is kept for `test_pictures.jsonl`."""
+    return share("unseen picture", record["image"]) < TEST_PICTURES
+
+
+def common_files(
+    files: Mapping[str, list[Record]], codes: Mapping[str, Iterable[str]], out: Path
+) -> dict[str, list[Record]]:
+    """Write the pictures this needs besides the emoji themselves; returns the records of each file above.
+
+    Args:
+        files: the records of "train_3d", "train_noto" and "train_twemoji".
+        codes: style key -> the codes it has a picture of.
+        out: what image paths start from.
+    """
+
+    def styled(key: str) -> list[Record]:
+        return [r for r in files[f"train_{key}"] if r["common"] and r["variant"] == "styled"]
+
+    first, noto, twemoji = styled("3d"), styled("noto"), styled("twemoji")
+    known, tested = [r for r in twemoji if not unseen(r)], [r for r in twemoji if unseen(r)]
+    described = []
+    for style in SEEN_STYLES:
+        for record in first:
+            code = Path(record["image"]).stem
+            if code in set(codes[style.key]):
+                other = record | {
+                    "id": f"{code}/{style.key}/article",
+                    "image": f"images/{style.key}/{code}.png",
+                    "text": with_article(record["name"]),
+                    "style": style.label,
+                    "variant": "article",
+                }
+                (tested if unseen(other) else described).append(other)
+    common = first + noto
+    views = [seen for record in common for seen in write_views(record, out)]
+    more = [seen for record in known + described for seen in write_views(record, out)]
+    counts = count_questions(common, out)
+    return {
+        "train_common": [r for r in files["train_3d"] if r["common"] and r["variant"] in SHORT_VARIANTS],
+        "train_common_noto": noto,
+        "train_common_twemoji": known,
+        "train_views": views,
+        "train_views_more": more,
+        "test_pictures": [record | {"split": "test"} for record in tested],
+        **pair_records(first, out),
+        "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],
+        "test_questions": [*thing_questions(tested), *counts["test"], *easy_vqa("test", out)],
+        "chat_common": [
+            chat
+            for record in common
+            # What is asked for without a style is drawn in the first one.
+            for chat in chats(
+                record["name"], record["style"], record["image"], 4, STYLE_SAID if record["style"] == "3D" else 1.0
+            )
+            if len(chat["messages"]) == 2
+        ],
+    }

@@ -1,0 +1,111 @@
+"""Short questions about a picture, as conversations: what kind of thing it is, how many there are, colour and shape.
+
+    [picture] Is this an animal?       Yes.        from Unicode's groups; as often no as yes
+    [picture] Is there a cat face?     No.         the other half asks for what is there
+    [picture] How many are there?      Three.      `scenes.several`
+    [picture] what color is the shape? blue        easy-VQA: 64×64 pictures of coloured shapes with their own test split
+
+Each question has a "kind" beside its messages, by which the report sorts its answers.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from captions import is_plural, with_article
+from scenes import count_pictures
+from splits import share
+
+from liquid_mm.errors import UserError
+from liquid_mm.files import atomic_file
+
+Record = dict[str, Any]
+
+KINDS = {
+    "animal-mammal": "an animal",
+    "food-fruit": "a fruit",
+    "food-sweet": "something sweet",
+    "plant-flower": "a flower",
+    "transport-ground": "a vehicle",
+    "heart": "a heart",
+}
+WORDS = ("One.", "Two.", "Three.", "Four.")
+TEST_COUNTS = 0.15  # of (thing, style, count)
+EASY_VQA = {"train": 4000, "test": 300}  # questions taken of each split, half of them of each kind
+YES_OR_NO, OPEN = "easy-VQA, yes or no", "easy-VQA, colour or shape"
+
+
+def question(image: str, text: str, answer: str, kind: str, **more: Any) -> Record:
+    """A conversation of one question and its answer."""
+    asked = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    messages = [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+    return {"messages": messages, "kind": kind, "answer": answer, **more}
+
+
+def thing_questions(views: Sequence[Record]) -> Iterator[Record]:
+    """Two questions about every picture of one thing, each as often answered by yes as by no.
+
+    Args:
+        views: records with "image", "name" and "subgroup"; what is asked for in vain comes from the others.
+    """
+    names = sorted({record["name"] for record in views})
+    for record in views:
+        image, own = record["image"], KINDS.get(record["subgroup"])
+        others = [kind for kind in KINDS.values() if kind != own]
+        chance = share("asked kind", image)
+        kind = own if own and chance < 0.5 else others[int(share("which kind", image) * len(others))]
+        if own or chance < 0.2:  # what has no kind of its own is always "no": not too many of those
+            yes = kind == own
+            text = f"Are these {kind.split()[-1]}s?" if is_plural(record["name"]) else f"Is this {kind}?"
+            yield question(image, text, "Yes." if yes else "No.", "kind", name=record["name"])
+        there = share("asked name", image) < 0.5
+        others = [name for name in names if name != record["name"]]
+        name = record["name"] if there else others[int(share("which name", image) * len(others))]
+        verb = "Are" if is_plural(name) else "Is"
+        yield question(image, f"{verb} there {with_article(name)}?", "Yes." if there else "No.", "there", name=name)
+
+
+def count_questions(things: Sequence[Record], out: Path) -> dict[str, list[Record]]:
+    """Write pictures of one to four equal things; returns {"train": […], "test": […]}."""
+    files: dict[str, list[Record]] = {"train": [], "test": []}
+    for thing, count, image in count_pictures(things, out):
+        split = "test" if share("count", image) < TEST_COUNTS else "train"
+        record = question(image, "How many are there?", WORDS[count - 1], "count", name=thing["name"])
+        files[split].append(record)
+    return files
+
+
+def easy_vqa(split: str, out: Path) -> list[Record]:
+    """Questions of easy-VQA (https://github.com/vzhou842/easy-VQA), chosen by a hash; pictures are copied to `out`.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        data = Path(str(importlib.resources.files("easy_vqa"))) / "data" / split
+    except ModuleNotFoundError as error:
+        raise UserError("the questions need the package easy-vqa: `pip install --no-deps easy-vqa==1.0`.") from error
+    asked = json.loads((data / "questions.json").read_text(encoding="utf-8"))
+    asked.sort(key=lambda item: share("easy-vqa", split, item[0], str(item[2])))
+    by_kind: dict[str, list[Any]] = {YES_OR_NO: [], OPEN: []}
+    for item in asked:
+        by_kind[YES_OR_NO if item[1] in ("yes", "no") else OPEN].append(item)
+    records = []
+    for kind, (text, answer, number) in (
+        (kind, item) for kind, items in by_kind.items() for item in items[: EASY_VQA[split] // 2]
+    ):
+        image = f"easy_vqa/{split}/{number}.png"
+        if not (out / image).exists():
+            (out / image).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(out / image) as part:
+                shutil.copyfile(data / "images" / f"{number}.png", part)
+        records.append(question(image, f"{text[0].upper()}{text[1:]}", f"{answer.capitalize()}.", kind))
+    return records
