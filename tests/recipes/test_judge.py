@@ -10,8 +10,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "emoji"))
 
+import measures
 import report
 from judge import Gallery, matches
+from questions import question
+from scenes import stack
 
 from liquid_mm.checkpoint import save_checkpoint
 from tiny_checkpoint import tiny_checkpoint
@@ -59,29 +62,93 @@ class Brightness:
         return np.stack(small)
 
 
-def test_the_report_is_written_with_every_split_and_its_chance(tmp_path, monkeypatch):
-    emoji = tmp_path / "emoji"
-    (emoji / "images" / "3d").mkdir(parents=True)
-    for file in report.SPLITS.values():
-        lines = []
+def write_jsonl(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+COLOURS = ("red", "lime", "blue", "black", "white")  # as seen from their mean, in different directions
+
+
+@pytest.fixture
+def emoji(tmp_path):
+    """What `build.py` writes, as far as the report reads it: five things of one colour each."""
+    folder = tmp_path / "emoji"
+    for file in {*measures.DESCRIBED.values(), *filter(None, (among for _, among in measures.DRAWN.values()))}:
+        records = []
         for number in range(5):  # the last is not among the common things, and left out
             path = f"images/3d/{number}.png"
-            Image.new("RGB", (64, 64), (50 * number, 10, 200)).save(emoji / path)
+            save(folder / path, COLOURS[number])
             fields = {"image": path, "text": f"thing {number}, 3D style", "name": f"thing {number}", "style": "3D"}
             fields |= {"concept": f"thing {number}", "variant": "styled", "split": "train"}
-            lines.append(json.dumps(fields | {"common": number < 4}))
-        (emoji / file).write_text("\n".join(lines))
-    (emoji / "text_validation.jsonl").write_text(json.dumps({"text": "A few words of English."}) + "\n")
-    (emoji / "stats.json").write_text("{}")
+            records.append(fields | {"common": number < 4})
+        write_jsonl(folder / file, records)
+    for file in ("train_pairs", "test_pairs"):
+        pairs = []
+        for direction, size in (("above", (64, 128)), ("beside", (128, 64))):
+            save(folder / f"{direction}.png", "white", size)
+            fields = {"image": f"{direction}.png", "text": f"thing 0 {direction} thing 1", "direction": direction}
+            pairs += [fields | {"parts": ["thing 0", "thing 1"]}, fields | {"parts": ["thing 2", "thing 3"]}]
+        write_jsonl(folder / f"{file}.jsonl", pairs)
+    asked = [question("images/3d/0.png", "How many are there?", word, "count") for word in ("One.", "One.", "Two.")]
+    write_jsonl(folder / "test_questions.jsonl", asked)
+    write_jsonl(folder / "text_validation.jsonl", [{"text": "A few words of English."}])
+    (folder / "stats.json").write_text("{}")
+    return folder
+
+
+def save(path, colour, size=(64, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_the_report_is_written_with_every_split_and_its_chance(emoji, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "load_features", lambda name: Brightness())
-    monkeypatch.setattr(report, "CURVE", (1.0,))
+    monkeypatch.setattr(measures, "CURVE", (1.0,))
     monkeypatch.setattr(report, "PROMPTS", ("sun", "pizza"))
     save_checkpoint(tiny_checkpoint("smollm"), tmp_path / "model")
     report.main(str(tmp_path / "model"), emoji, tmp_path / "docs", pictures=2, seeds=1, base=str(tmp_path / "model"))
     found = json.loads((tmp_path / "docs" / "demo.json").read_text())
-    assert {row["split"] for row in found["rows"]} >= {*report.SPLITS, "before training", "after"}
+    splits = {row["split"] for row in found["rows"]}
+    assert splits >= {*measures.DRAWN, *measures.DESCRIBED, "before training", "after", "count"}
+    assert {"seen pair, one above the other", "unseen pair, one beside the other"} <= splits
     top = [row for row in found["rows"] if row["metric"] == "found, top-1" and row["split"] == "seen"]
     assert (top[0]["n"], top[0]["chance"]) == (2, 0.25)
-    for name in ("demo_prompts.png", "demo_failures.png"):
+    both = [row for row in found["rows"] if row["metric"] == "found, top-1, both"]
+    assert {row["chance"] for row in both} == {0.25**2}
+    for name in ("demo_prompts.png", "demo_pairs.png", "demo_failures.png"):
         assert (tmp_path / "docs" / "images" / name).exists()
     assert "| found, top-1 | seen |" in (tmp_path / "docs" / "demo.md").read_text()
+
+
+def test_a_pair_counts_where_both_halves_are_right(emoji, monkeypatch):
+    """A model that draws every pair as it should be, then one that swaps the halves."""
+    halves = [Image.new("RGB", (64, 64), colour) for colour in COLOURS]
+    swapped = []  # holds something while the model swaps them
+
+    def draw(model, prompts, seed, guidance, size):
+        # `some` shuffles two records of a direction in the same way wherever they come from.
+        wanted = [record["parts"] for record in measures.some(pairs_of(size), 2)]
+        numbers = [[int(name.split()[1]) for name in names] for names in wanted]
+        return [stack(*(halves[n] for n in (pair[::-1] if swapped else pair)), direction_of(size)) for pair in numbers]
+
+    def direction_of(size):
+        return "above" if size[1] > size[0] else "beside"
+
+    def pairs_of(size):
+        return [r for r in measures.read(emoji / "test_pairs.jsonl") if r["direction"] == direction_of(size)]
+
+    monkeypatch.setattr(measures, "draw", draw)
+    monkeypatch.setattr(measures, "TOPS", (1,))
+    for value in (1.0, 0.0):
+        rows = measures.Report()
+        measures.measure_pairs(None, Brightness(), emoji, 2, 2, rows)
+        assert [row["value"] for row in rows.rows] == [value] * 4
+        swapped.append(True)
+
+
+def test_answers_are_set_against_the_commonest_one(emoji, monkeypatch):
+    monkeypatch.setattr(measures, "answer", lambda model, questions, most: ["two"] * len(questions))
+    rows = measures.Report()
+    measures.measure_questions(None, emoji, 3, rows)
+    (row,) = rows.rows
+    assert (row["value"], row["chance"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -72,7 +73,7 @@ def load_adapter(learner: Learner, folder: Path) -> None:
     for name, master in zip(names, learner.rows.masters, strict=True):
         master.data.copy_(rows[name])
     weights = load_file(folder / LORA / "adapter_model.safetensors")
-    loaded = set_peft_model_state_dict(learner.peft, weights)
+    loaded: Any = set_peft_model_state_dict(learner.peft, weights)
     missing = [key for key in loaded.missing_keys if "lora_" in key]
     if missing or loaded.unexpected_keys:
         raise UserError(
