@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import liquid_mm
-from liquid_mm import adapter
-from liquid_mm import checkpoint as module
+from liquid_mm import adapter, record
 from liquid_mm.adapter import Base
 from liquid_mm.checkpoint import extend, load_checkpoint, save_adapter, save_checkpoint
 from liquid_mm.errors import UserError
+from liquid_mm.record import Taught, read_record, resolve, taught_of
 from liquid_mm.vocab.base import load_base
 from tiny import tiny_base
 from tiny_checkpoint import tiny_checkpoint, tiny_vqgan
@@ -52,6 +52,22 @@ def test_what_is_saved_is_loaded(tmp_path, family):
     assert not loaded.llm.training
     tied = [c.llm.get_output_embeddings().weight is c.llm.get_input_embeddings().weight for c in (made, loaded)]
     assert tied[0] == tied[1]
+
+
+def test_what_it_was_taught_stays_with_it(tmp_path):
+    taught = Taught(styles={"3D": ", 3D style"}, sizes=((48, 32),), prompts=("a duck",), questions=("What is it?",))
+    save_checkpoint(dataclasses.replace(tiny_checkpoint(), taught=taught, guidance_scale=2.0), tmp_path / "model")
+    loaded = load_checkpoint(tmp_path / "model", device="cpu")
+    assert (loaded.taught, loaded.guidance_scale) == (taught, 2.0)
+    edit(tmp_path / "model", taught={"sizes": [[48, 0]]})
+    with pytest.raises(UserError, match=r"taught\.sizes\.0\.1"):
+        load_checkpoint(tmp_path / "model", device="cpu")
+
+
+def test_the_demo_says_what_it_was_taught():
+    taught = taught_of(read_record(resolve("demo")))
+    assert {"3D", "Noto"} <= set(taught.styles)
+    assert taught.prompts
 
 
 def test_the_folder_is_a_plain_language_model(saved):
@@ -146,7 +162,7 @@ def test_missing_weights_are_refused(copy):
 
 
 def test_the_demo_is_found_in_the_package(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.importlib.resources, "files", lambda package: saved.parent / "package")
+    monkeypatch.setattr(record.importlib.resources, "files", lambda package: saved.parent / "package")
     with pytest.raises(UserError, match="no demo model"):
         load_checkpoint("demo")
     (saved.parent / "package").mkdir()

@@ -12,7 +12,6 @@ another token, would not fail but draw nonsense.
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from liquid_mm import adapter
 from liquid_mm.device import default_dtype, parse_dtype, pick_device, quantization_config
 from liquid_mm.errors import UserError
-from liquid_mm.files import atomic_dir, check_free, read_json, write_json
+from liquid_mm.files import atomic_dir, check_free, write_json
 from liquid_mm.image.chameleon import load_chameleon
 from liquid_mm.image.preprocess import flatten, open_image, pad_to_square
 from liquid_mm.image.tokenizer import ImageTokenizer
 from liquid_mm.image.vqgan import VQGAN
+from liquid_mm.record import FORMAT, GUIDANCE, NOTHING, RECORD, Taught, guidance_of, read_record, resolve, taught_of
 from liquid_mm.vocab.base import load_base
 from liquid_mm.vocab.extend import extend_model
 from liquid_mm.vocab.vocabulary import Grid, Vocabulary
 
-FORMAT = 1
-RECORD = "liquid.json"
-GUIDANCE = 7.0  # of the released model
 IMAGE_TOKENIZER = "image_tokenizer"
 
 
@@ -50,6 +47,7 @@ class Checkpoint:
         image_tokenizer: images ↔ codes.
         guidance_scale: classifier-free guidance that suits it, where none is asked for; the released
             model's unless its record says otherwise.
+        taught: what it knows to draw and answer, for those who show it to people.
     """
 
     llm: Any
@@ -57,6 +55,7 @@ class Checkpoint:
     vocabulary: Vocabulary
     image_tokenizer: ImageTokenizer
     guidance_scale: float = GUIDANCE
+    taught: Taught = NOTHING
 
     def check(self) -> None:
         """Raise a `UserError` if the parts do not fit each other."""
@@ -135,6 +134,7 @@ def _write_parts(checkpoint: Checkpoint, folder: Path, **more: Any) -> None:
         "image_tokenizer": IMAGE_TOKENIZER,
         "image_tokenizer_fingerprint": checkpoint.image_tokenizer.fingerprint,
         **({} if checkpoint.guidance_scale == GUIDANCE else {"guidance_scale": checkpoint.guidance_scale}),
+        **({} if checkpoint.taught == NOTHING else {"taught": checkpoint.taught.model_dump(mode="json")}),
         **more,
     }
     write_json(folder / RECORD, record)
@@ -155,7 +155,7 @@ def load_checkpoint(
         UserError: the folder is missing, of another layout, or its parts do not fit each other.
     """
     folder = resolve(path)
-    record = _read_record(folder)
+    record = read_record(folder)
     where = pick_device(device)
     weights = parse_dtype(dtype) or default_dtype(where)
     vocabulary = Vocabulary.from_json(record["vocabulary"])
@@ -176,30 +176,11 @@ def load_checkpoint(
     else:
         plain = adapter.merged_folder(folder, base, vocabulary, weights) if base else folder
         llm, tokenizer = _load_llm(plain, where, weights, quantization), load_tokenizer(plain)
-    checkpoint = Checkpoint(llm.to(where).eval(), tokenizer, vocabulary, images.to(where), _guidance(record))
+    checkpoint = Checkpoint(
+        llm.to(where).eval(), tokenizer, vocabulary, images.to(where), guidance_of(record), taught_of(record)
+    )
     checkpoint.check()
     return checkpoint
-
-
-def stored_guidance(path: str | Path) -> float:
-    """`Checkpoint.guidance_scale` of a folder, or of "demo", without loading it.
-
-    Raises:
-        UserError: the folder is missing or of another layout.
-    """
-    return _guidance(_read_record(resolve(path)))
-
-
-def stored_base(path: str | Path) -> str:
-    """What the adapter in a folder, or "demo", stands on, as `liquid extend` takes it.
-
-    Raises:
-        UserError: the folder is missing or of another layout, or holds whole weights.
-    """
-    record = _read_record(resolve(path))
-    if "base" not in record:
-        raise UserError(f"{path} holds whole weights and no adapter.")
-    return str(record["base"]["source"])
 
 
 def extend(
@@ -251,7 +232,7 @@ def load_image_tokenizer(path: str | Path) -> VQGAN:
     """The image tokenizer in a folder of its own, ours or Chameleon's, or that of a checkpoint ("demo" among them)."""
     folder = resolve(path)
     if (folder / RECORD).is_file():
-        folder = folder / _read_record(folder)["image_tokenizer"]
+        folder = folder / read_record(folder)["image_tokenizer"]
     return load_chameleon(folder) if (folder / "vqgan.yaml").is_file() else VQGAN.load(folder)
 
 
@@ -274,41 +255,6 @@ def load_weights(folder: Path | str, **options: Any) -> Any:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise UserError(f"{folder}: {len(bad)} weights are missing or of another shape, the first is {bad[0]}.")
     return llm
-
-
-def resolve(path: str | Path) -> Path:
-    """The folder that `path` names, "demo" being the one inside the package."""
-    if str(path) != "demo":
-        return Path(path)
-    folder = Path(str(importlib.resources.files("liquid_mm") / "demo"))
-    if not (folder / RECORD).is_file():
-        raise UserError("this installation has no demo model: give the path of a checkpoint folder instead.")
-    return folder
-
-
-def _guidance(record: dict[str, Any]) -> float:
-    return float(record.get("guidance_scale", GUIDANCE))
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise UserError(f"there is no checkpoint folder {folder}.")
-    if not (folder / RECORD).is_file():
-        is_llm = (folder / "config.json").is_file()
-        hint = (
-            "it is a plain language model: turn a released Liquid model into a checkpoint with `liquid import`, "
-            "any other with `liquid extend`."
-            if is_llm
-            else "it is no checkpoint of this program."
-        )
-        raise UserError(f"{folder} has no {RECORD}: {hint}")
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{folder / RECORD} is not of format {FORMAT}: it was written by another version of liquid-mm.")
-    needed = ("vocabulary", "image_tokenizer", "image_tokenizer_fingerprint")
-    if missing := [key for key in needed if key not in record]:
-        raise UserError(f"{folder / RECORD} lacks {', '.join(missing)}.")
-    return record
 
 
 def _load_llm(folder: Path, device: torch.device, dtype: torch.dtype, quantization: str | None) -> Any:

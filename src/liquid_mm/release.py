@@ -13,11 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from liquid_mm.checkpoint import RECORD, Checkpoint, load_tokenizer, load_weights, save_checkpoint
+from liquid_mm.checkpoint import Checkpoint, load_tokenizer, load_weights, save_checkpoint
 from liquid_mm.errors import UserError
 from liquid_mm.files import check_free
 from liquid_mm.image.chameleon import load_chameleon
 from liquid_mm.image.vqgan import VQGAN
+from liquid_mm.record import RECORD
 from liquid_mm.vocab.extend import special_token_ids
 from liquid_mm.vocab.vocabulary import Vocabulary
 

@@ -11,12 +11,13 @@ import sys
 import pytest
 
 from liquid_mm import cli
-from liquid_mm.checkpoint import save_checkpoint, stored_guidance
+from liquid_mm.checkpoint import save_checkpoint
 from liquid_mm.errors import UserError
 from liquid_mm.generate import cluster
 from liquid_mm.generate.folder import Settings, Wanted
 from liquid_mm.generate.jobs import Job, draw_job
 from liquid_mm.generate.model import load
+from liquid_mm.record import stored_guidance
 from tiny_checkpoint import tiny_checkpoint
 
 # Ray warns of its own settings as it makes them.

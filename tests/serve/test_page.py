@@ -1,6 +1,8 @@
 """The page's handlers over their real HTTP interface; how they look in a browser is another matter."""
 
+import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -9,7 +11,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from servekit import PHOTO, Served, serving
 
+from liquid_mm.record import Taught
+from liquid_mm.serve.page import drawing
 from liquid_mm.serve.settings import Settings
+from tiny_checkpoint import tiny_checkpoint
 
 pytestmark = [
     # Raised by gradio and what it imports, on every start.
@@ -49,6 +54,18 @@ def test_four_pictures_grow_and_are_kept(visitor):
         f"a duck · 48 × 32 · guidance 3 · seed {n}" for n in range(7, 11)
     ]
     assert len(job.outputs()) > 4, "they are seen growing"
+
+
+def test_the_page_offers_what_the_model_was_taught():
+    checkpoint = tiny_checkpoint()
+    service = SimpleNamespace(model=SimpleNamespace(checkpoint=checkpoint, vocabulary=checkpoint.vocabulary))
+    assert list(drawing._styles(service)) == [drawing.AS_DESCRIBED, *drawing.STYLES]
+    assert list(drawing._sizes(service).values()) == [(32, 32), (48, 32), (32, 48)]
+    taught = Taught(styles={"Noto": ", Noto style"}, sizes=((32, 64),), prompts=("a sun",))
+    service.model.checkpoint = dataclasses.replace(checkpoint, taught=taught)
+    assert drawing._styles(service) == {drawing.AS_DESCRIBED: "", "Noto": ", Noto style"}
+    assert list(drawing._sizes(service)) == ["32 × 32", "32 × 64"]
+    assert drawing._ideas(service) == ["a sun"]
 
 
 def test_a_picture_is_asked_about(visitor, tmp_path):

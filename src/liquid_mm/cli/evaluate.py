@@ -63,7 +63,7 @@ def eval_(
         return _say(run.rescore(rescore, scoring, device), rescore)
     if not target or len(target) != 1 or not tasks or out is None:
         raise UserError("give one checkpoint, --tasks and -o OUT; `liquid eval --list-tasks` says what there is.")
-    from liquid_mm.checkpoint import stored_guidance
+    from liquid_mm.record import stored_guidance
 
     guidance = stored_guidance(target[0]) if guidance is None else guidance
     settings = EvalSettings(

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from liquid_mm.checkpoint import stored_guidance
 from liquid_mm.cluster import spread
 from liquid_mm.errors import UserError
 from liquid_mm.generate.files import png
@@ -26,6 +25,7 @@ from liquid_mm.generate.guidance import is_guided
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.jobs import read_prompts, request_for
 from liquid_mm.generate.model import LiquidModel, load
+from liquid_mm.record import stored_guidance
 
 ROWS = 16
 """Sequences that an actor computes at once, as `LiquidModel`'s default; a window fills them."""

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from liquid_mm.config import Config
 from liquid_mm.data.config import MixtureConfig
 from liquid_mm.errors import UserError
+from liquid_mm.record import Taught
 
 Shard = Annotated[int, Field(ge=1)] | Literal["all"]
 
@@ -125,6 +126,7 @@ class TrainConfig(Config):
         adapter_dtype: of the weights in that form; None: bfloat16 where `precision` is `bf16`.
         guidance_scale: classifier-free guidance that suits the result, stored with it as the default for drawing;
             None: as in `model`.
+        taught: styles, sizes and examples to offer those who use the result; None: as in `model`.
         keep: how many of the latest checkpoints stay.
     """
 
@@ -157,6 +159,7 @@ class TrainConfig(Config):
     adapter_base: str | None = None
     adapter_dtype: Literal["float32", "bfloat16"] | None = None
     guidance_scale: Annotated[float | None, Field(ge=1)] = None
+    taught: Taught | None = None
     seed: int = 0
     log_every: Annotated[int, Field(ge=1)] = 10
     save_every: Annotated[int | None, Field(ge=1)] = 500

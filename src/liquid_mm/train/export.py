@@ -26,7 +26,9 @@ def export(learner: Learner, start: Checkpoint, config: TrainConfig) -> Path:
     """
     final, adapter = config.output / "final", config.output / "adapter"
     learner.finish()
-    start = dataclasses.replace(start, guidance_scale=config.guidance_scale or start.guidance_scale)
+    start = dataclasses.replace(
+        start, guidance_scale=config.guidance_scale or start.guidance_scale, taught=config.taught or start.taught
+    )
     if config.adapter_base is not None and not adapter.exists():  # one that exists is whole
         dtype = config.adapter_dtype or ("bfloat16" if config.precision == "bf16" else "float32")
         trained = dataclasses.replace(start, llm=learner.llm)

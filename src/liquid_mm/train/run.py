@@ -44,7 +44,7 @@ OnSample = Callable[[Checkpoint, int, Path], None]
 FREE = {
     "output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation",
     "activation_checkpointing", "compile", "shard", "layouts", "architecture", "peak_flops", "trackers", "on_bad_step",
-    "guidance_scale", "adapter_dtype",
+    "guidance_scale", "taught", "adapter_dtype",
     "data.workers",
 }  # fmt: skip
 """Settings a resumed run may change: none of them touches what is learned."""

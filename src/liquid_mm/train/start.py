@@ -9,9 +9,9 @@ from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from liquid_mm.adapter import LORA, read_rows
-from liquid_mm.checkpoint import resolve, stored_base
 from liquid_mm.config import load_config
 from liquid_mm.errors import UserError
+from liquid_mm.record import RECORD, resolve, stored_base
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
@@ -55,7 +55,7 @@ def first_stage(config: TrainConfig) -> Path | None:
 
 def is_adapter(folder: Path) -> bool:
     """Whether `folder` holds the small form of a checkpoint, not a run's."""
-    return (folder / "liquid.json").is_file()
+    return (folder / RECORD).is_file()
 
 
 def load_adapter(learner: Learner, folder: Path) -> None:

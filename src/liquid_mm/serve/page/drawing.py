@@ -20,15 +20,16 @@ PICTURES = 4
 KEPT = 48
 """Pictures a visitor's gallery holds."""
 
+AS_DESCRIBED = "as described"
 STYLES = {
-    "as described": "",
     "photograph": ", a photograph",
     "watercolour": ", a watercolour painting",
     "pixel art": ", pixel art",
     "pencil sketch": ", a pencil sketch",
     "3D render": ", a 3D render",
 }
-IDEAS = ["a red apple", "a cat face", "a rocket", "a house", "a butterfly"]
+"""For a model that does not say which styles it was taught."""
+IDEAS = ("a red apple", "a cat face", "a rocket", "a house", "a butterfly")
 GUIDANCES = (1.0, 3.0, 7.0, 12.0)
 
 
@@ -40,8 +41,7 @@ def create_tab(service: Service) -> None:
         prompt: str, style: str, size: str, guidance: float, seed: str, gallery: list[tuple[str | None, str]]
     ) -> AsyncGenerator[Any, None]:
         sampling = dataclasses.replace(service.drawing, guidance_scale=guidance)
-        asked = _needed(prompt) + STYLES[style]
-        pixels = _sizes(service)[size]
+        asked, pixels = _needed(prompt) + styles[style], sizes[size]
         job = await service.draw(asked, n=PICTURES, size=pixels, seed=_seed(seed), sampling=sampling, previews=PREVIEWS)
         shown: list[str | None] = [None] * PICTURES
         async with aclosing(pieces_of(job)) as pieces:
@@ -53,18 +53,19 @@ def create_tab(service: Service) -> None:
         gallery = [*zip(shown, captions, strict=True), *gallery][:KEPT]
         yield *shown, gallery, gallery
 
+    styles, sizes = _styles(service), _sizes(service)
     kept = gr.State([])
     with gr.Row():
         prompt = gr.Textbox(label="What to draw", placeholder="a red apple", scale=4, autofocus=True)
         button = gr.Button("Draw", variant="primary", scale=1)
     with gr.Row():
-        style = gr.Dropdown(list(STYLES), label="Style")
-        size = gr.Dropdown(list(_sizes(service)), label="Size")
+        style = gr.Dropdown(list(styles), label="Style")
+        size = gr.Dropdown(list(sizes), label="Size")
         guidance = gr.Slider(1, 15, service.drawing.guidance_scale, step=0.5, label="Guidance")
         # No number field: an empty one shows 0, and sends it.
         seed = gr.Textbox(label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
-    gr.Examples(IDEAS, prompt)
+    gr.Examples(_ideas(service), prompt)
     gallery = gr.Gallery(
         label="Drawn so far", columns=4, format="png", buttons=["download", "fullscreen"], elem_classes="kept"
     )
@@ -107,7 +108,7 @@ def compare_tab(service: Service) -> None:
         guidance = gr.Slider(1, 15, service.drawing.guidance_scale, step=0.5, label="Guidance, where seeds differ")
         seed = gr.Textbox("0", label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
-    gr.Examples(IDEAS, prompt)
+    gr.Examples(_ideas(service), prompt)
     gr.on([button.click, prompt.submit], compare, [prompt, by, guidance, seed], shown, api_name="compare")
 
 
@@ -152,11 +153,21 @@ async def _together(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Any], None
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
+def _styles(service: Service) -> dict[str, str]:
+    """What a style is called, and what is added to the prompt for it."""
+    return {AS_DESCRIBED: "", **(service.model.checkpoint.taught.styles or STYLES)}
+
+
+def _ideas(service: Service) -> list[str]:
+    return list(service.model.checkpoint.taught.prompts or IDEAS)
+
+
 def _sizes(service: Service) -> dict[str, tuple[int, int]]:
-    """The model's own size and, of the same step, a wide and a tall one."""
+    """The model's own size and those it was taught; where it does not say, a wide and a tall one of the same step."""
     width, height = service.model.vocabulary.resolution
     step = service.model.vocabulary.downsampling
-    more = [(width * 3 // 2 // step * step, height), (width, height * 3 // 2 // step * step)]
+    guessed = [(width * 3 // 2 // step * step, height), (width, height * 3 // 2 // step * step)]
+    more = service.model.checkpoint.taught.sizes or guessed
     return {f"{w} × {h}": (w, h) for w, h in [(width, height), *more]}
 
 

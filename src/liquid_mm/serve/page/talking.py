@@ -14,7 +14,7 @@ from liquid_mm.serve.job import Picture, Preview
 from liquid_mm.serve.page.handlers import PREVIEWS, opened, pieces_of, tells_mistakes, written
 from liquid_mm.serve.service import Service
 
-QUESTIONS = ["What is in this picture?", "Which colours does it have?"]
+QUESTIONS = ("What is in this picture?", "Which colours does it have?")
 
 
 def understand_tab(service: Service) -> None:
@@ -47,7 +47,7 @@ def understand_tab(service: Service) -> None:
             question = gr.Textbox(label="Question", info="Empty: a description")
             button = gr.Button("Ask", variant="primary")
             answer = gr.Textbox(label="Answer", lines=4)
-            gr.Examples(QUESTIONS, question)
+            gr.Examples(list(service.model.checkpoint.taught.questions or QUESTIONS), question)
     gr.on([button.click, question.submit], understand, [picture, question], answer, api_name="understand")
 
 
