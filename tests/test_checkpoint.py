@@ -15,7 +15,7 @@ from liquid_mm import adapter, record
 from liquid_mm.adapter import Base
 from liquid_mm.checkpoint import extend, load_checkpoint, save_adapter, save_checkpoint
 from liquid_mm.errors import UserError
-from liquid_mm.record import Taught, read_record, resolve, taught_of
+from liquid_mm.record import Example, Taught, read_record, resolve, taught_of
 from liquid_mm.vocab.base import load_base
 from tiny import tiny_base
 from tiny_checkpoint import tiny_checkpoint, tiny_vqgan
@@ -55,19 +55,27 @@ def test_what_is_saved_is_loaded(tmp_path, family):
 
 
 def test_what_it_was_taught_stays_with_it(tmp_path):
-    taught = Taught(styles={"3D": ", 3D style"}, sizes=((48, 32),), prompts=("a duck",), questions=("What is it?",))
+    taught = Taught(
+        styles={"3D": ", 3D style"},
+        sizes=((48, 32),),
+        examples=(Example(prompt="a duck", style="3D"),),
+        questions=("What?",),
+    )
     save_checkpoint(dataclasses.replace(tiny_checkpoint(), taught=taught, guidance_scale=2.0), tmp_path / "model")
     loaded = load_checkpoint(tmp_path / "model", device="cpu")
     assert (loaded.taught, loaded.guidance_scale) == (taught, 2.0)
     edit(tmp_path / "model", taught={"sizes": [[48, 0]]})
     with pytest.raises(UserError, match=r"taught\.sizes\.0\.1"):
         load_checkpoint(tmp_path / "model", device="cpu")
+    edit(tmp_path / "model", taught={"examples": [{"prompt": "a duck", "style": "Noto"}]})
+    with pytest.raises(UserError, match=r"'a duck' is of style 'Noto', which is not in styles"):
+        load_checkpoint(tmp_path / "model", device="cpu")
 
 
 def test_the_demo_says_what_it_was_taught():
-    taught = taught_of(read_record(resolve("demo")))
+    taught = taught_of(read_record(resolve("demo")), resolve("demo"))
     assert {"3D", "Noto"} <= set(taught.styles)
-    assert taught.prompts
+    assert taught.examples
 
 
 def test_the_folder_is_a_plain_language_model(saved):

@@ -4,7 +4,7 @@
 
     .cache/emoji/
       archives/                         the downloaded packages
-      images/{3d,noto,twemoji}/CODE.png pictures, RGB over white
+      images/STYLE/CODE.png             pictures, RGB over white
       train_{3d,noto,twemoji}.jsonl     {"id", "image", "text", …}: things, animals and faces, every caption variant
       train_common.jsonl, …             what the demo model learns: common.py lists them
       train_others.jsonl                people, flags and signs, without skin tones
@@ -157,13 +157,15 @@ def build_captions(out: Path, codes: Mapping[str, list[str]]) -> dict[str, Any]:
         files[file_of(record)].append(record)
     pictures = {record["image"]: record for record in records}
     files |= common_files(files, codes, out)
+    tested = {record["image"] for record in files["test_pictures"]}
+    files["train_twemoji"] = [record for record in files["train_twemoji"] if record["image"] not in tested]
     files["chat_train"] = [
         chat
         for image, record in pictures.items()
-        if file_of(record) in CORE_FILES
+        if file_of(record) in CORE_FILES and image not in tested
         for chat in chats(record["name"], record["style"], image)
     ]
-    count = Counter((file_of(record), record["style"]) for record in pictures.values())
+    count = Counter((file_of(record), record["style"]) for image, record in pictures.items() if image not in tested)
     return {
         "records": write_jsonl(out, files),
         "pictures": {name: {style.label: count[name, style.label] for style in STYLES} for name in SPLIT_FILES},

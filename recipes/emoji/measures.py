@@ -33,12 +33,12 @@ CURVE = (1.0, 2.0, 3.0, 5.0, 7.0)
 TOPS = (1, 10)
 BATCH = 24
 
-# Split -> the pictures asked for, and the file of all pictures the judge may take them for (None: the same).
+# Split -> the pictures asked for, and the file of what else the judge may take them for.
 DRAWN = {
     "seen": ("train_common.jsonl", None),
     "seen, Noto style": ("train_common_noto.jsonl", None),
     "seen, Twemoji style": ("train_common_twemoji.jsonl", None),
-    "unseen in that style": ("test_pictures.jsonl", "train_twemoji.jsonl"),
+    "unseen in that style": ("test_pictures.jsonl", "train_common_twemoji.jsonl"),
     "unseen composition": ("test_compositions.jsonl", None),
     "unseen concept": ("test_concepts.jsonl", None),
 }
@@ -155,9 +155,10 @@ def measure_drawing(model: LiquidModel, net: FeatureNet, emoji: Path, count: int
             report.add(f"found, top-{top}: tokenizer", split, gallery.ranks(rebuilt, wanted) < top, units, chance)
             other = np.concatenate([gallery.ranks(features, wanted[1:] + wanted[:1]) < top for features in drawn])
             report.add(f"found, top-{top}: shuffled prompts", split, other, units * seeds, chance)
-        truth = gallery.features[wanted]
-        report.add_number("Fréchet distance", split, float(np.mean([distance(d, truth) for d in drawn])), len(wanted))
-        report.add_number("Fréchet distance: tokenizer", split, distance(rebuilt, truth), len(wanted))
+        if len(wanted) == count:  # of fewer pictures it is another number
+            truth, mean = gallery.features[wanted], np.mean
+            report.add_number("Fréchet distance", split, float(mean([distance(d, truth) for d in drawn])), count)
+            report.add_number("Fréchet distance: tokenizer", split, distance(rebuilt, truth), count)
         if split == "seen":
             for guidance in CURVE:
                 features = features_of(net, draw(model, prompts, 0, guidance))
@@ -202,7 +203,6 @@ def measure_captions(model: LiquidModel, emoji: Path, count: int, report: Report
     """Image to text: does the caption name what is there?"""
     for split, file in DESCRIBED.items():
         records = some(pictures_of(emoji / file, ("styled", "article")), count)
-        records = list({record["image"]: record for record in records}.values())
         answers: list[str] = []
         for start in range(0, len(records), BATCH):
             images = open_all(emoji, [record["image"] for record in records[start : start + BATCH]])
@@ -228,7 +228,7 @@ def measure_questions(model: LiquidModel, emoji: Path, count: int, report: Repor
         answers = [said for at in range(0, len(prompts), BATCH) for said in answer(model, prompts[at : at + BATCH], 8)]
         right = [float(exact_match(said, r["answer"])) for said, r in zip(answers, records, strict=True)]
         most = Counter(record["answer"] for record in records).most_common(1)[0][1] / len(records)
-        report.add("answers right", kind, right, [picture["image"] for picture, _ in asked], most)
+        report.add("answers right", kind, right, [record["concept"] for record in records], most)
 
 
 @torch.inference_mode()

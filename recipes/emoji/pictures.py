@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import resvg_py
 from archives import BLOB, FLAT, FLUENT, NOTO, TWEMOJI, Package, fetch, members
 from PIL import Image
 from tqdm import tqdm
 
+from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_dir, write_json
 
 TONES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")  # light, medium-light, medium, medium-dark, dark
@@ -110,6 +110,20 @@ def flatten(image: Image.Image, size: int) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
+def outdated(made: Path, source: Path) -> bool:
+    """Whether the picture `made` of the file `source` is missing or older than it."""
+    return not made.exists() or made.stat().st_mtime_ns < source.stat().st_mtime_ns
+
+
+def _drawn(svg: bytes, size: int) -> bytes:
+    """An SVG as PNG."""
+    try:
+        import resvg_py
+    except ModuleNotFoundError as error:
+        raise UserError("drawing SVG needs the package resvg-py: `pip install resvg-py`.") from error
+    return resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, height=size)
+
+
 def write_pictures(style: Style, out: Path, size: int) -> list[str]:
     """Write `out`/images/STYLE/CODE.png for every emoji of `style`; returns the codes, sorted.
 
@@ -126,7 +140,7 @@ def write_pictures(style: Style, out: Path, size: int) -> list[str]:
                 if path.exists():  # Fluent holds a few emoji twice, under two spellings: the first one counts
                     continue
                 if name.endswith(".svg"):
-                    content = resvg_py.svg_to_bytes(svg_string=content.decode(), width=size, height=size)
+                    content = _drawn(content, size)
                 with Image.open(io.BytesIO(content)) as image:
                     flatten(image, size).save(path)
         write_json(record, made_from)

@@ -4,8 +4,9 @@
     python recipes/emoji/report.py                       # what `make demo-report` runs
     python recipes/emoji/report.py --pictures 24 -o out  # a quick look
 
-Every number stands beside what chance gives and what the image tokenizer alone would give (its reconstructions of the
-real pictures), with a 95 % interval. What is measured, and how, is in `measures.py`.
+Every number stands beside what chance gives, with a 95 % interval; drawing also beside shuffled prompts and what the
+image tokenizer alone would give (its reconstructions of the real pictures). What is measured, and how, is in
+`measures.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from liquid_mm.generate.sheet import contact_sheet
 
 INTRODUCTION = """\
 *Found*: a judge that has seen neither captions nor codes (EfficientNet-lite0) finds the real picture of what was
-asked for nearest to the drawn one, among all pictures of the split in that style (`recipes/emoji/judge.py`).
+asked for nearest to the drawn one, among all pictures of the split in that style, and for *unseen in that style* among
+those that were seen as well (`recipes/emoji/judge.py`).
 *Tokenizer*: the same for the image tokenizer's reconstruction of the real picture, which bounds what any model on its
 codes can reach. *Shuffled prompts*: the drawings judged by another prompt. Intervals: 95 %, bootstrap over concepts.
 Fréchet distances are over fewer pictures than features and can only be compared with each other.
@@ -91,8 +93,9 @@ def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: 
     """demo.json, demo.md and the pictures."""
     prompts = [f"{with_article(name)}, {style} style" for style in ("3D", "Noto", "Twemoji") for name in PROMPTS]
     pictures = model.generate_images(prompts, guidance_scale=GUIDANCE, seed=0)
+    unseen = {record["text"] for record in read(emoji / "test_pictures.jsonl")}
     (out / "images").mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet([(picture.image, picture.prompt) for picture in pictures], columns=8, side=128)
+    sheet = contact_sheet([(p.image, p.prompt + " (unseen)" * (p.prompt in unseen)) for p in pictures], 8, 128)
     sheet.save(out / "images" / "demo_prompts.png")
     show_pairs(model, emoji).save(out / "images" / "demo_pairs.png")
     show_failures(model, emoji).save(out / "images" / "demo_failures.png")

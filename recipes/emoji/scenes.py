@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from captions import with_article
+from pictures import outdated
 from PIL import Image
 from splits import share
 
@@ -25,7 +26,7 @@ from liquid_mm.files import atomic_file
 Record = dict[str, Any]
 
 TEST_PAIRS = 0.10  # of unordered pairs
-SHOWN_WITH = 20  # other things that each thing is shown above, and as many that it is shown beside
+SHOWN_WITH = 20  # pairs per thing and direction that training shows; a thing may come in more of them or in fewer
 TESTED = 60  # held-out pairs of each direction
 DIRECTIONS = ("above", "beside")
 COUNTED = 4
@@ -84,7 +85,7 @@ def pair_records(things: Sequence[Record], out: Path) -> dict[str, list[Record]]
         for file, pairs in chosen.items():
             for first, second in pairs:
                 name = f"pairs/{direction}/{_code(first)}_{_code(second)}.png"
-                if not (out / name).exists():
+                if any(outdated(out / name, out / part["image"]) for part in (first, second)):
                     _save(stack(images[_code(first)], images[_code(second)], direction), out / name)
                 words = f"{with_article(first['name'])} {direction} {with_article(second['name'])}"
                 record = {
@@ -108,6 +109,6 @@ def count_pictures(things: Sequence[Record], out: Path) -> Iterator[tuple[Record
         style = Path(thing["image"]).parent.name
         for count in range(1, COUNTED + 1):
             name = f"counts/{style}/{_code(thing)}-{count}.png"
-            if not (out / name).exists():
+            if outdated(out / name, out / thing["image"]):
                 _save(several(whole, count, random.Random(f"{thing['image']} {count}")), out / name)
             yield thing, count, name

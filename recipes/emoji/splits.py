@@ -20,8 +20,8 @@ from pictures import TONES
 
 JOINER = "200d"
 
-# The prompts whose pictures the README shows, as a user would type them without the article. They are seen in training
-# in every style: the sheet shows what the model has learnt, the test splits what it makes of the rest.
+# The prompts whose pictures the README shows, as a user would type them without the article. Never a test concept and
+# never withheld for validation: the sheet shows what was learnt. Some of Twemoji's are in `test_pictures.jsonl`.
 PROMPTS = (
     *("red apple", "cat face", "red heart", "dog face", "pizza", "rocket", "sun", "sunflower", "banana", "strawberry"),
     *("hamburger", "house", "automobile", "bicycle", "butterfly", "tropical fish", "snowman", "guitar", "soccer ball"),

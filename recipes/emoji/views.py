@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from pictures import outdated
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from liquid_mm.files import atomic_file
@@ -40,7 +41,7 @@ def view(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def write_views(record: dict[str, Any], out: Path, count: int = VIEWS) -> list[dict[str, Any]]:
-    """Write the views of a record's picture that are not there yet; returns a record for each.
+    """Write the views of a record's picture that are not there yet, or older than it; returns a record for each.
 
     Args:
         record: as in the caption files; its picture is below `out`.
@@ -49,7 +50,7 @@ def write_views(record: dict[str, Any], out: Path, count: int = VIEWS) -> list[d
     found = []
     for number in range(count):
         name = record["image"].replace("images/", "views/").replace(".png", f"-{number}.png")
-        if not (out / name).exists():
+        if outdated(out / name, out / record["image"]):
             with Image.open(out / record["image"]) as image:
                 seen = view(image.convert("RGB"), random.Random(f"{record['image']} {number}"))
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -134,6 +134,20 @@ def read_rows(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no file {path}: the adapter is incomplete.") from error
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): fetch or train the adapter again.") from error
+
+
+def read_lora(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """The LoRA of an adapter: its settings, and its weights by PEFT's names.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        config = LoraConfig.from_pretrained(str(folder / LORA))
+        weights = load_file(folder / LORA / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder / LORA} cannot be read ({error}): fetch or train the adapter again.") from error
+    return config, weights
 
 
 def _set_rows(llm: Any, folder: Path) -> None:

@@ -177,7 +177,7 @@ def load_checkpoint(
         plain = adapter.merged_folder(folder, base, vocabulary, weights) if base else folder
         llm, tokenizer = _load_llm(plain, where, weights, quantization), load_tokenizer(plain)
     checkpoint = Checkpoint(
-        llm.to(where).eval(), tokenizer, vocabulary, images.to(where), guidance_of(record), taught_of(record)
+        llm.to(where).eval(), tokenizer, vocabulary, images.to(where), guidance_of(record), taught_of(record, folder)
     )
     checkpoint.check()
     return checkpoint

@@ -119,7 +119,7 @@ def _explain(cls: type[BaseModel], error: ValidationError, place: str) -> str:
             lines.append(f"{name}: {item['ctx']['error']}" if name else str(item["ctx"]["error"]))
         else:
             lines.append(f"{name} = {item['input']!r}: {item['msg']}.")
-    return f"{place}: " + "; ".join(lines)
+    return f"{place}: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{place}:", *lines])
 
 
 def _follow(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[type[BaseModel], list[int | str]]:

@@ -12,7 +12,7 @@ import importlib.resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from liquid_mm.config import Config
 from liquid_mm.errors import UserError
@@ -23,20 +23,43 @@ RECORD = "liquid.json"
 GUIDANCE = 7.0  # of the released model
 
 
+Pixels = Annotated[int, Field(ge=1)]
+Size = tuple[Pixels, Pixels]
+
+
+class Example(Config):
+    """A picture to try: what to ask for, in which of the styles (None: as it is), in which size (None: its own)."""
+
+    prompt: str
+    style: str | None = None
+    size: Size | None = None
+
+
 class Taught(Config):
     """What a model was taught, as a page for people offers it; empty where nobody said.
 
     Args:
         styles: what a style is called, and what a prompt says of it: `{"3D": ", 3D style"}`.
         sizes: (width, height) in pixels that it was taught besides its own resolution.
-        prompts: of pictures it draws well.
+        examples: of pictures it draws well, of these styles and sizes.
         questions: about a picture, that it answers.
     """
 
     styles: dict[str, str] = Field(default_factory=dict)
-    sizes: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = ()
-    prompts: tuple[str, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    examples: tuple[Example, ...] = ()
     questions: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _examples_are_of_these(self) -> Taught:
+        for example in self.examples:
+            if example.style is not None and example.style not in self.styles:
+                raise ValueError(
+                    f"the example {example.prompt!r} is of style {example.style!r}, which is not in styles."
+                )
+            if example.size is not None and example.size not in self.sizes:
+                raise ValueError(f"the example {example.prompt!r} is of size {example.size}, which is not in sizes.")
+        return self
 
 
 NOTHING = Taught()
@@ -68,8 +91,8 @@ def guidance_of(record: dict[str, Any]) -> float:
     return float(record.get("guidance_scale", GUIDANCE))
 
 
-def taught_of(record: dict[str, Any]) -> Taught:
-    """What a record says its model was taught.
+def taught_of(record: dict[str, Any], folder: Path) -> Taught:
+    """What the record in `folder` says its model was taught.
 
     Raises:
         UserError: it says it in another form.
@@ -79,7 +102,7 @@ def taught_of(record: dict[str, Any]) -> Taught:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("taught", *first["loc"])))
-        raise UserError(f"{RECORD}: {where}: {first['msg']}.") from error
+        raise UserError(f"{folder / RECORD}: {where}: {first['msg']}.") from error
 
 
 def resolve(path: str | Path) -> Path:

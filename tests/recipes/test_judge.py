@@ -89,7 +89,10 @@ def emoji(tmp_path):
             fields = {"image": f"{direction}.png", "text": f"thing 0 {direction} thing 1", "direction": direction}
             pairs += [fields | {"parts": ["thing 0", "thing 1"]}, fields | {"parts": ["thing 2", "thing 3"]}]
         write_jsonl(folder / f"{file}.jsonl", pairs)
-    asked = [question("images/3d/0.png", "How many are there?", word, "count") for word in ("One.", "One.", "Two.")]
+    asked = [
+        question("images/3d/0.png", "How many are there?", word, "count", concept="thing")
+        for word in ("One.", "One.", "Two.")
+    ]
     write_jsonl(folder / "test_questions.jsonl", asked)
     write_jsonl(folder / "text_validation.jsonl", [{"text": "A few words of English."}])
     (folder / "stats.json").write_text("{}")

@@ -11,7 +11,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from servekit import PHOTO, Served, serving
 
-from liquid_mm.record import Taught
+from liquid_mm.record import Example, Taught
 from liquid_mm.serve.page import drawing
 from liquid_mm.serve.settings import Settings
 from tiny_checkpoint import tiny_checkpoint
@@ -61,11 +61,15 @@ def test_the_page_offers_what_the_model_was_taught():
     service = SimpleNamespace(model=SimpleNamespace(checkpoint=checkpoint, vocabulary=checkpoint.vocabulary))
     assert list(drawing._styles(service)) == [drawing.AS_DESCRIBED, *drawing.STYLES]
     assert list(drawing._sizes(service).values()) == [(32, 32), (48, 32), (32, 48)]
-    taught = Taught(styles={"Noto": ", Noto style"}, sizes=((32, 64),), prompts=("a sun",))
+    taught = Taught(
+        styles={"Noto": ", Noto style"}, sizes=((32, 64),), examples=(Example(prompt="a sun", size=(32, 64)),)
+    )
     service.model.checkpoint = dataclasses.replace(checkpoint, taught=taught)
     assert drawing._styles(service) == {drawing.AS_DESCRIBED: "", "Noto": ", Noto style"}
     assert list(drawing._sizes(service)) == ["32 × 32", "32 × 64"]
-    assert drawing._ideas(service) == ["a sun"]
+    assert drawing._ideas(service) == [["a sun", drawing.AS_DESCRIBED, "32 × 64"]]
+    service.model.checkpoint = dataclasses.replace(checkpoint, taught=Taught(questions=("What?",)))
+    assert list(drawing._sizes(service)) == ["32 × 32"], "it was taught no other"
 
 
 def test_a_picture_is_asked_about(visitor, tmp_path):

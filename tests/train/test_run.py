@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from liquid_mm.checkpoint import extend, load_checkpoint
@@ -131,21 +134,46 @@ def test_an_adapter_alone_can_be_gone_on_with(assets, tmp_path):
     adapter = tmp_path / "run" / "adapter"
     lines = {"output": tmp_path / "second", "start_from": adapter, "steps": 1, "lr": 1e-12}
     path = write_recipe(assets, tmp_path, **shape, **lines)
-    final = train(load_config(TrainConfig, path), progress=False)
+    taught = ["taught.styles={ink: ', ink'}", "adapter_dtype=bfloat16"]
+    final = train(load_config(TrainConfig, path, taught), progress=False)
+    assert load_checkpoint(final, device="cpu").taught.styles == {"ink": ", ink"}
+    weights = load_file(tmp_path / "second" / "adapter" / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
     # A step that changes nothing: the adapter's own weights, and far from where that began.
     torch.testing.assert_close(logits(final), logits(tmp_path / "run" / "final"), rtol=1e-4, atol=1e-4)
     assert (logits(final) - logits(assets / "model")).abs().max() > 1e-2
     third = [f"output={tmp_path / 'third'}"]
+    # Resumed, it goes on from its own checkpoint and not from the adapter.
+    change = [f"output={tmp_path / 'whole'}", "steps=3", "lr=0.01", "save_every=2"]
+    whole = logits(train(load_config(TrainConfig, path, change), progress=False))
+    for name in ("final", "adapter", "checkpoints/step-00000003"):
+        shutil.rmtree(tmp_path / "whole" / name)
+    shutil.copytree(adapter, tmp_path / "moved")
+    shutil.rmtree(adapter)
+    resumed = train(load_config(TrainConfig, path, change), resume=True, progress=False)
+    torch.testing.assert_close(logits(resumed), whole, rtol=0, atol=0)
+    shutil.move(tmp_path / "moved", adapter)
     with pytest.raises(UserError, match="rank 4 and alpha"):
         train(load_config(TrainConfig, path, ["lora.rank=8", *third]), progress=False)
-    with pytest.raises(UserError, match="only be gone on with by method=lora"):
+    with pytest.raises(UserError, match="which only method=lora goes on with"):
         train(load_config(TrainConfig, path, ["method=rows", *third]), progress=False)
-    with pytest.raises(UserError, match="stands on"):
-        train(load_config(TrainConfig, path, ["adapter_base=elsewhere", *third]), progress=False)
+    with pytest.raises(UserError, match="they differ in"):  # its LoRA is in there already
+        train(load_config(TrainConfig, path, [f"model={final}", "adapter_base=null", *third]), progress=False)
+    record = json.loads((adapter / "liquid.json").read_text())
+    (adapter / "liquid.json").write_text(json.dumps(record | {"image_tokenizer_fingerprint": "another"}))
+    with pytest.raises(UserError, match="trained with another image tokenizer"):
+        train(load_config(TrainConfig, path, third), progress=False)
+    (adapter / "liquid.json").write_text(json.dumps(record | {"vocabulary": {}}))
+    with pytest.raises(UserError, match="other new rows"):
+        train(load_config(TrainConfig, path, third), progress=False)
+    (adapter / "liquid.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"LoRA on other layers than lora.targets"):
         train(load_config(TrainConfig, path, ["lora.targets=[q_proj]", *third]), progress=False)
-    with pytest.raises(UserError, match="must hold LoRA"):
+    with pytest.raises(UserError, match="holds whole weights"):
         train(load_config(TrainConfig, path, [f"start_from={assets / 'model'}", *third]), progress=False)
+    (adapter / "adapter" / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"adapter cannot be read"):
+        train(load_config(TrainConfig, path, third), progress=False)
     assert not (tmp_path / "third" / "final").exists()
 
 

@@ -37,16 +37,19 @@ def export(learner: Learner, start: Checkpoint, config: TrainConfig) -> Path:
     return final
 
 
-def check_adapter_base(start: Checkpoint, config: TrainConfig) -> None:
-    """Make sure that what `RUN/adapter` will leave out, the frozen weights, is in `config.adapter_base`.
+def check_adapter_base(start: Checkpoint, model: Path, source: str) -> None:
+    """Make sure that what an adapter leaves out, the frozen weights, is in the base at `source`.
+
+    Args:
+        start: the checkpoint at `model`.
+        model: its folder, for the type its weights are stored in.
+        source: the base, as `load_base` takes it.
 
     Raises:
-        UserError: `config.model` has other weights, such as those of an earlier training.
+        UserError: `model` has other weights, such as those of an earlier training.
     """
-    if config.adapter_base is None:
-        return
-    stored = _stored_dtype(config.model)
-    base, _ = load_base(config.adapter_base, torch.float32)
+    stored = _stored_dtype(model)
+    base, _ = load_base(source, torch.float32)
     theirs = dict(base.named_parameters())
     new = torch.tensor(new_row_ids(start.vocabulary))
     tables = {id(start.llm.get_input_embeddings().weight), id(start.llm.get_output_embeddings().weight)}
@@ -60,8 +63,8 @@ def check_adapter_base(start: Checkpoint, config: TrainConfig) -> None:
             if torch.equal(ours, other):
                 continue
         raise UserError(
-            f"{config.model} is not {config.adapter_base} with new rows: they differ in {name}. An adapter would lack "
-            f"what it learnt before; leave adapter_base out, or go on with that run's own adapter by start_from."
+            f"{model} is not {source} with new rows: they differ in {name}. An adapter would lack what it learnt "
+            f"before: extend {source} anew, go on with that run's own adapter by start_from, or leave adapter_base out."
         )
 
 

@@ -28,6 +28,7 @@ from liquid_mm.config import changed_keys, load_config, save_config
 from liquid_mm.data.mixture import build_mixture, build_validation
 from liquid_mm.errors import UserError
 from liquid_mm.files import sole_writer
+from liquid_mm.record import stored_base
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
@@ -81,11 +82,14 @@ def train(
     alone = contextlib.ExitStack()
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
-        check_adapter_base(base, config)
+        begins = first if first is not None and is_adapter(first) else None
+        for source in {config.adapter_base, None if begins is None else stored_base(begins)}:
+            if source is not None:
+                check_adapter_base(base, config.model, source)
         torch.manual_seed(config.seed)
         learner = Learner(base.llm, base.vocabulary, here)
-        if first is not None and is_adapter(first):
-            load_adapter(learner, first)
+        if begins is not None:
+            load_adapter(learner, base, begins)
         renderer = Renderer(base.tokenizer, base.vocabulary)
         fingerprint = base.image_tokenizer.fingerprint
         mixture = build_mixture(here.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
@@ -117,7 +121,7 @@ def train(
             describe=lambda batch, costs: describe(batch, costs, renderer, [s.path for s in here.data.sources]),
             progress=progress,
         )
-        if first is not None and not is_adapter(first):
+        if first is not None and begins is None:
             trainer.start_from(first)
         if resume:
             trainer.resume()

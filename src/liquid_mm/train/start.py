@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import set_peft_model_state_dict
 
-from liquid_mm.adapter import LORA, read_rows
+from liquid_mm.adapter import LORA, read_lora, read_rows
+from liquid_mm.checkpoint import Checkpoint
 from liquid_mm.config import load_config
 from liquid_mm.errors import UserError
-from liquid_mm.record import RECORD, resolve, stored_base
+from liquid_mm.record import RECORD, read_record, resolve
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.checkpoint import checkpoints
 from liquid_mm.train.config import TrainConfig
@@ -35,16 +35,18 @@ def first_stage(config: TrainConfig) -> Path | None:
                 f"same model. To begin with all it has learnt, use model={start / 'final'} instead."
             )
         return found[-1]
-    if not is_adapter(folder):
+    if not (folder / RECORD).is_file():
         raise UserError(
-            f"start_from: {start} holds neither checkpoints/step-*, as a run's folder does, nor an adapter's "
-            '("demo" for the model that ships).'
+            f"start_from: {start} holds neither checkpoints/step-*, as a run's folder does, nor an adapter's {RECORD}; "
+            '"demo" is the model that ships.'
         )
-    if config.method != "lora" or not (folder / LORA).is_dir():
-        raise UserError(f"start_from: an adapter can only be gone on with by method=lora, and {start} must hold LoRA.")
-    if config.adapter_base is not None and (base := stored_base(folder)) != config.adapter_base:
-        raise UserError(f"start_from: {start} stands on {base}, not on adapter_base={config.adapter_base}.")
-    lora = LoraConfig.from_pretrained(str(folder / LORA))
+    if not is_adapter(folder):
+        raise UserError(f"start_from: {start} holds whole weights: begin with them by model={start}.")
+    if config.method != "lora":
+        raise UserError(f"start_from: {start} is an adapter, which only method=lora goes on with.")
+    if not (folder / LORA).is_dir():
+        raise UserError(f"start_from: {start} holds new rows and no LoRA, so there is none to go on with.")
+    lora, _ = read_lora(folder)
     if (lora.r, lora.lora_alpha) != (config.lora.rank, config.lora.alpha):
         raise UserError(
             f"start_from: {start} has LoRA of rank {lora.r} and alpha {lora.lora_alpha:g}; "
@@ -54,25 +56,36 @@ def first_stage(config: TrainConfig) -> Path | None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds the small form of a checkpoint, not a run's."""
-    return (folder / RECORD).is_file()
+    """Whether `folder` holds the small form of a checkpoint, and not a run's weights or whole ones."""
+    return (folder / RECORD).is_file() and "base" in read_record(folder)
 
 
-def load_adapter(learner: Learner, folder: Path) -> None:
-    """Put an adapter's rows and LoRA weights into a learner whose model has the same new rows; before it is sharded.
+def load_adapter(learner: Learner, model: Checkpoint, folder: Path) -> None:
+    """Put an adapter's rows and LoRA weights into a learner, before that is sharded.
+
+    Args:
+        learner: of `model`, whose frozen weights are known to be those the adapter stands on.
+        model: what the run trains.
+        folder: the adapter's.
 
     Raises:
-        UserError: the adapter belongs to another model or other LoRA targets.
+        UserError: the adapter belongs to another model, image tokenizer or other LoRA targets.
     """
     assert learner.rows is not None, "the learner trains LoRA and rows"
     assert learner.peft is not None, "the learner trains LoRA and rows"
+    record = read_record(folder)
+    if record["image_tokenizer_fingerprint"] != model.image_tokenizer.fingerprint:
+        raise UserError(
+            f"start_from: {folder} was trained with another image tokenizer, whose codes mean other patches: extend "
+            "the model with that one (`liquid extend -t` takes the adapter's folder)."
+        )
     rows = read_rows(folder)
     names = ["embedding"] if learner.rows.tied else ["embedding", "head"]
-    if rows.keys() != {"ids", *names} or rows["ids"].tolist() != learner.row_ids:
+    if record["vocabulary"] != model.vocabulary.to_json() or rows["ids"].tolist() != learner.row_ids:
         raise UserError(f"start_from: {folder} has other new rows than the model: it belongs to another model.")
     for name, master in zip(names, learner.rows.masters, strict=True):
         master.data.copy_(rows[name])
-    weights = load_file(folder / LORA / "adapter_model.safetensors")
+    _, weights = read_lora(folder)
     loaded: Any = set_peft_model_state_dict(learner.peft, weights)
     missing = [key for key in loaded.missing_keys if "lora_" in key]
     if missing or loaded.unexpected_keys:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from liquid_mm.errors import UserError
+from liquid_mm.record import NOTHING, Example
 from liquid_mm.serve.chance import some_seed
 from liquid_mm.serve.job import Job, Picture, Preview
 from liquid_mm.serve.page.handlers import PREVIEWS, pieces_of, tells_mistakes, written
@@ -29,7 +30,7 @@ STYLES = {
     "3D render": ", a 3D render",
 }
 """For a model that does not say which styles it was taught."""
-IDEAS = ("a red apple", "a cat face", "a rocket", "a house", "a butterfly")
+IDEAS = tuple(Example(prompt=prompt) for prompt in ("a red apple", "a cat face", "a rocket", "a house", "a butterfly"))
 GUIDANCES = (1.0, 3.0, 7.0, 12.0)
 
 
@@ -65,7 +66,7 @@ def create_tab(service: Service) -> None:
         # No number field: an empty one shows 0, and sends it.
         seed = gr.Textbox(label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
-    gr.Examples(_ideas(service), prompt)
+    gr.Examples(_ideas(service), [prompt, style, size])
     gallery = gr.Gallery(
         label="Drawn so far", columns=4, format="png", buttons=["download", "fullscreen"], elem_classes="kept"
     )
@@ -108,7 +109,7 @@ def compare_tab(service: Service) -> None:
         guidance = gr.Slider(1, 15, service.drawing.guidance_scale, step=0.5, label="Guidance, where seeds differ")
         seed = gr.Textbox("0", label="Seed", info="Empty: a new one", max_lines=1)
     shown = _pictures()
-    gr.Examples(_ideas(service), prompt)
+    gr.Examples([idea for idea, _, _ in _ideas(service)], prompt)
     gr.on([button.click, prompt.submit], compare, [prompt, by, guidance, seed], shown, api_name="compare")
 
 
@@ -155,20 +156,29 @@ async def _together(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Any], None
 
 def _styles(service: Service) -> dict[str, str]:
     """What a style is called, and what is added to the prompt for it."""
-    return {AS_DESCRIBED: "", **(service.model.checkpoint.taught.styles or STYLES)}
+    taught = service.model.checkpoint.taught
+    return {AS_DESCRIBED: "", **(STYLES if taught == NOTHING else taught.styles)}
 
 
-def _ideas(service: Service) -> list[str]:
-    return list(service.model.checkpoint.taught.prompts or IDEAS)
+def _ideas(service: Service) -> list[list[str]]:
+    """What to draw, in which style and size, as the fields above have them."""
+    own = service.model.vocabulary.resolution
+    examples = service.model.checkpoint.taught.examples or IDEAS
+    return [[e.prompt, e.style or AS_DESCRIBED, _label(e.size or own)] for e in examples]
 
 
 def _sizes(service: Service) -> dict[str, tuple[int, int]]:
-    """The model's own size and those it was taught; where it does not say, a wide and a tall one of the same step."""
+    """The model's own size and those it was taught; where nobody said, a wide and a tall one of the same step."""
     width, height = service.model.vocabulary.resolution
     step = service.model.vocabulary.downsampling
     guessed = [(width * 3 // 2 // step * step, height), (width, height * 3 // 2 // step * step)]
-    more = service.model.checkpoint.taught.sizes or guessed
-    return {f"{w} × {h}": (w, h) for w, h in [(width, height), *more]}
+    taught = service.model.checkpoint.taught
+    more = guessed if taught == NOTHING else taught.sizes
+    return {_label(size): size for size in [(width, height), *more]}
+
+
+def _label(size: tuple[int, int]) -> str:
+    return "{} × {}".format(*size)
 
 
 def _needed(prompt: str) -> str:
