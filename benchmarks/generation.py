@@ -22,7 +22,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +214,17 @@ def floor(bench: Bench, speed: float) -> float:
     return 1000 * (read + CODES * table.shape[1] * table.element_size()) / speed
 
 
-def drawing(bench: Bench, shape: str, batches: Sequence[int], speed: float) -> list[Row]:
+def drawing(bench: Bench, shape: str, batches: Sequence[int], speed: float) -> Iterator[Row]:
     """Guided pictures, so many at once."""
-    rows = []
     for count in batches:
         engine = engine_for(bench, 2 * count)
         mine, theirs = by_turns(
             bench.repeats, lambda e=engine, n=count: ours(bench, e, n), lambda n=count: released(bench, n)
         )
         case = f"{shape}, {count} guided at once"
-        rows.append(Row(case, mine, theirs, theirs / mine, floor(bench, speed) / mine, "ms/step"))
+        yield Row(case, mine, theirs, theirs / mine, floor(bench, speed) / mine, "ms/step")
         pictures = 1000 * count / GRID[0] / GRID[1]
-        rows.append(Row(case, pictures / mine, pictures / theirs, theirs / mine, None, "pictures/s"))
-    return rows
+        yield Row(case, pictures / mine, pictures / theirs, theirs / mine, None, "pictures/s")
 
 
 def arriving(bench: Bench, shape: str) -> Row:
@@ -296,18 +294,23 @@ def main() -> None:
     steps, repeats, batches = (8, 2, [1]) if options.quick else (options.steps, options.repeats, options.batches)
     speed = bandwidth(torch.device(device))
     print(f"{device}, {torch.get_num_threads()} threads, copies at {speed / 1e9:.1f} GB/s, torch {torch.__version__}")
+    print(f"{'case':44} {'ours':>9} {'baseline':>9} {'ratio':>6} {'floor':>6}")
     rows: list[Row] = []
+
+    def show(row: Row) -> None:  # as it comes: what a time limit cuts off has been seen
+        rows.append(row)
+        share = f"{row.floor_fraction:6.0%}" if row.floor_fraction else f"{'':6}"
+        print(f"{row.case:44} {row.ours:9.3f} {row.baseline:9.3f} {row.ratio:6.2f} {share} {row.unit}", flush=True)
+
     for shape in shapes[:1] if options.quick else shapes:
         bench = build(shape, device, torch.bfloat16, steps, repeats)
-        print(f"{shape}: a step reads at least {floor(bench, speed):.2f} ms of weights")
-        rows += drawing(bench, shape, batches, speed)
+        print(f"{shape}: a step reads at least {floor(bench, speed):.2f} ms of weights", flush=True)
+        for row in drawing(bench, shape, batches, speed):
+            show(row)
         if not options.quick:
-            rows += [arriving(bench, shape), quantised(bench, shape, speed)]
-        print(f"{shape}: at most {peak_memory(bench.device):.2f} GiB held")
-    print(f"{'case':44} {'ours':>9} {'baseline':>9} {'ratio':>6} {'floor':>6}")
-    for row in rows:
-        share = f"{row.floor_fraction:6.0%}" if row.floor_fraction else f"{'':6}"
-        print(f"{row.case:44} {row.ours:9.3f} {row.baseline:9.3f} {row.ratio:6.2f} {share} {row.unit}")
+            show(arriving(bench, shape))
+            show(quantised(bench, shape, speed))
+        print(f"{shape}: at most {peak_memory(bench.device):.2f} GiB held", flush=True)
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
 
