@@ -1,9 +1,10 @@
 """Linear layers for generation on the CPU: weights laid out once the way the processor's matrix kernels read them.
 
 A step of a few rows is bound by reading weights. PyTorch's own `linear` reads them row by row and reaches half of what
-the memory gives; oneDNN reads blocks, and laying the weights out in blocks costs a second at loading rather than time
-at each step. The numbers stay the same up to the order of summation. Layers that read the same input (query, key and
-value; gate and up) become one product, for a small matrix keeps the processor's cores waiting for each other.
+the memory gives; laying them out in blocks costs a second at loading rather than time at each step. The blocks are our
+own kernels' (`generate.few_rows`), or oneDNN's where those do not run. The numbers stay the same up to the order of
+summation. Layers that read the same input (query, key and value; gate and up) become one product, for a small matrix
+keeps the processor's cores waiting for each other.
 
     pack(llm)           every plain linear layer but the output head, in place
     PackedLinear        one of them; the head packs the rows it needs (`generate.head`)
@@ -26,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from liquid_mm.generate.few_rows import FewRows, can_hold
+
 ROWS = 2
 """Rows the layout is made for: a guided picture. Measured on other numbers it is as good."""
 
@@ -33,7 +36,7 @@ TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that read the same input, by the names that Hugging Face's families give them."""
 
 INT8_ROWS = 16
-"""With more rows a product of 8-bit weights is slower than turning them into floats."""
+"""With more rows PyTorch's product of 8-bit weights is slower than turning them into floats."""
 
 _kernels: WeakValueDictionary[int, Kernel] = WeakValueDictionary()
 _numbers = itertools.count()
@@ -76,10 +79,10 @@ class Blocks:
 
 
 class Int8:
-    """8-bit integers (out, in) with a scale for each row (out,), for a model of type `dtype`.
+    """8-bit integers (out, in) with a scale for each row (out,), by PyTorch's own product.
 
-    Few rows are multiplied as bfloat16 whatever the model's type is: PyTorch's product of float32 with 8-bit weights
-    is several times slower than one of plain float32, and bfloat16 rounds by less than 8 bits do.
+    It is for bfloat16, and several times slower with float32 than a product of plain float32: few rows are therefore
+    rounded to bfloat16, by less than 8 bits round the weights.
     """
 
     def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
@@ -100,7 +103,7 @@ class Int8:
 
 
 def is_int8(weight: Tensor) -> bool:
-    """Whether a weight is torchao's 8-bit kind, on the CPU, with one scale a row and nothing done to activations."""
+    """Whether a weight is torchao's 8-bit kind, one scale a row, nothing else."""
     if type(weight).__name__ != "Int8Tensor" or weight.device.type != "cpu" or weight.ndim != 2:
         return False
     plain = all(getattr(weight, name, None) is None for name in ("act_quant_kwargs", "act_pre_scale"))
@@ -125,9 +128,11 @@ class PackedLinear(nn.Module):
         self._kernel: Kernel
         if is_int8(weights[0]):
             values, scales = (torch.cat([getattr(w, name) for w in weights]) for name in ("qdata", "scale"))
-            self._kernel = Int8(values, scales.flatten(), weights[0].dtype)
+            kind = FewRows if can_hold(values) else Int8
+            self._kernel = kind(values, scales.flatten(), weights[0].dtype)
         else:
-            self._kernel = Blocks(torch.cat([w.detach() for w in weights]))
+            whole = torch.cat([w.detach() for w in weights])
+            self._kernel = FewRows(whole) if can_hold(whole) else Blocks(whole)
         self.number: Tensor
         self.register_buffer("number", torch.tensor(next(_numbers)), persistent=False)
         _kernels[int(self.number)] = self._kernel
