@@ -88,13 +88,13 @@ def test_rows_are_two_only_while_guided(monkeypatch):
     engine = Engine(llm, vocabulary)
     steps = []
 
-    def count(rows, ids, starts, forward=engine._runner.forward):
+    def count(rows, ids, starts, least=1, forward=engine._runner.forward_all):
         # Prefill feeds all but the last id of a prompt, a step one id of every row.
         if all(len(row) == 1 for row in ids):
             steps.append(len(rows))
-        return forward(rows, ids, starts)
+        return forward(rows, ids, starts, least)
 
-    monkeypatch.setattr(engine._runner, "forward", count)
+    monkeypatch.setattr(engine._runner, "forward_all", count)
     engine.run([picture(vocabulary, size=(16, 16))])
     assert steps == [1, 1, 1, 1], "guidance 1 makes no second row, and the last code is not fed"
     steps.clear()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from liquid_mm.generate import few_rows
-from liquid_mm.generate.few_rows import FewRows, can_hold, library
+from liquid_mm.generate.few_rows import FewRows, can_hold, library, linear
 from liquid_mm.generate.packed import Blocks, Int8, PackedLinear, is_int8
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
@@ -47,6 +47,19 @@ def test_eight_bits_are_multiplied_with_their_scales(dtype):
     kernel = FewRows(values, scale, dtype)
     assert (kernel(x, None).double() - exact).abs().max() <= ROUNDING[dtype] * exact.abs().max()
     assert kernel.dense().dtype == dtype
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize(("out", "inputs"), [(4, 32), (50, 576), (7, 64), (3, 40)])
+def test_a_weight_that_stays_where_it_is_gives_the_same(out, inputs, dtype):
+    x, weight, exact = example(9, out, inputs, dtype)
+    bias = torch.randn(out).to(dtype)
+    found = linear(x, weight, bias)
+    assert found.dtype == dtype
+    assert (found.double() - exact - bias).abs().max() <= 2 * ROUNDING[dtype] * exact.abs().max()
+    if inputs % 32 == 0:
+        torch.testing.assert_close(found, torch.cat([linear(row[None], weight, bias) for row in x]), rtol=0, atol=0)
 
 
 @needs_library

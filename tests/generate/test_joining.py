@@ -52,11 +52,11 @@ def test_one_prompt_is_computed_once_for_all_its_pictures():
     engine = Engine(llm, vocabulary, max_batch=8)
     computed = []
 
-    def count(rows, ids, starts, forward=engine._runner.forward):
+    def count(rows, ids, starts, least=1, forward=engine._runner.forward_all):
         computed.append([len(row) for row in ids])
-        return forward(rows, ids, starts)
+        return forward(rows, ids, starts, least)
 
-    engine._runner.forward = count
+    engine._runner.forward_all = count
     requests = [picture(vocabulary, 20, (16, 8), scale=3.0, seed=seed, top_k=None) for seed in range(6)]
     results = engine.run(requests)
     # 20 ids and <boi>; 2, <unconditional> and <boi>: all but the last of each. Two guided pictures come later.
@@ -122,7 +122,7 @@ def test_when_the_device_fails_the_next_requests_are_served(monkeypatch):
     running, waiting = (engine.submit(picture(vocabulary, 9, scale=3.0)) for _ in range(2))
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner, "forward", lambda *arguments: (_ for _ in ()).throw(MemoryError("full")))
+        patch.setattr(engine._runner, "forward_all", lambda *arguments: (_ for _ in ()).throw(MemoryError("full")))
         engine.step()
     while engine.step():
         pass
@@ -203,8 +203,8 @@ def test_a_stretch_of_kept_codes_costs_one_pass():
     llm, vocabulary = model("smollm")
     engine = Engine(llm, vocabulary)
     passes = []
-    forward = engine._runner.forward
-    engine._runner.forward = lambda *arguments: passes.append(arguments) or forward(*arguments)
+    forward = engine._runner.forward_all
+    engine._runner.forward_all = lambda *arguments, **more: passes.append(arguments) or forward(*arguments, **more)
     engine.run([edited(vocabulary, [3] * 14 + [None] * 2)])
     assert len(passes) == 3, "prompt and kept codes, then a step for each code drawn"
 
@@ -224,13 +224,13 @@ def test_out_of_memory_fails_nobody_while_fewer_at_once_have_room(error):
     engine = Engine(llm, vocabulary, max_batch=8)
     most = []
 
-    def small(rows, ids, starts, forward=engine._runner.forward):
+    def small(rows, ids, starts, least=1, forward=engine._runner.forward_all):
         if len(rows) > 4:
             raise error
         most.append(len(rows))
-        return forward(rows, ids, starts)
+        return forward(rows, ids, starts, least)
 
-    engine._runner.forward = small
+    engine._runner.forward_all = small
     requests = [picture(vocabulary, length, (16, 16), scale=3.0) for length in (5, 30, 9)]
     futures = [engine.submit(request) for request in requests]
     while engine.step():
@@ -249,14 +249,14 @@ def test_one_request_that_has_no_room_alone_fails_alone():
     llm, vocabulary = model("smollm")
     engine = Engine(llm, vocabulary, max_batch=4)
 
-    def none(rows, ids, starts):
+    def none(rows, ids, starts, least=1):
         raise torch.OutOfMemoryError("no room")
 
-    forward, engine._runner.forward = engine._runner.forward, none
+    forward, engine._runner.forward_all = engine._runner.forward_all, none
     future = engine.submit(picture(vocabulary, 5, (16, 16), scale=3.0))
     engine.step()
     with pytest.raises(UserError, match="not enough memory"):
         future.result()
-    engine._runner.forward = forward
+    engine._runner.forward_all = forward
     request = picture(vocabulary, 5, (16, 16), scale=3.0)
     assert [simplify(result) for result in engine.run([request])] == [expected(llm, vocabulary, request)]

@@ -85,6 +85,17 @@ def test_sample_gives_the_probabilities_worked_out_by_hand():
     assert shares.tolist() == pytest.approx([0, weights[0] / pair, weights[1] / pair, 0], abs=1e-4)
 
 
+def test_equal_logits_stand_in_the_order_of_their_ids_however_many_are_kept():
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    _, all_indices = top_k(logits, None)
+    ranked = sorted(range(5000), key=lambda index: (-logits[1, index].item(), index))
+    assert all_indices[1].tolist() == ranked
+    values, some = top_k(logits, 300)
+    last = values[1, -1]  # which of those that equal the last one are kept is not said
+    sure = int((values[1] > last).sum())
+    assert some[1, :sure].tolist() == ranked[:sure]
+
+
 def test_top_k_1_is_greedy_whatever_the_number():
     uniform = torch.tensor([0.0, 0.5, 0.999])
     assert sample(LOGITS.expand(3, -1), SamplingConfig(temperature=5.0, top_k=1), uniform).tolist() == [1, 1, 1]

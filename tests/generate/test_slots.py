@@ -21,6 +21,9 @@ class Rows:
         self.passes.append((list(rows), [len(new) for new in ids]))
         return [list(self.rows[row]) for row in rows]
 
+    def fill(self, rows, ids, starts):
+        self.forward(rows, ids, starts)
+
     def copy(self, source, target, columns):
         assert len(self.rows[source]) >= columns
         self.rows[target] = self.rows[source][:columns]

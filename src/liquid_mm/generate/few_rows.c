@@ -119,7 +119,7 @@ INLINE void all_rows(const Product *p, int64_t block, const int size) {
     }
 }
 
-/* x and y are bfloat16 or float32; weights of `size` bytes: 4 float32, 2 bfloat16, 1 int8.
+/* Products with blocks. x and y are bfloat16 or float32; weights of `size` bytes: 4 float32, 2 bfloat16, 1 int8.
  * Returns 0, or 1 where there is no memory. */
 int few_rows(const void *x, const void *weight, const float *scale, void *y, int64_t rows, int64_t in, int64_t out,
              int size, int bfloat16, int threads) {
@@ -137,6 +137,93 @@ int few_rows(const void *x, const void *weight, const float *scale, void *y, int
         if (size == 4) all_rows(&p, block, 4);
         else if (size == 2) all_rows(&p, block, 2);
         else all_rows(&p, block, 1);
+    }
+    free(copy);
+    return 0;
+}
+
+#define LINES 4 /* outputs at a time */
+#define CHUNK 32
+
+/* `count` rows with `lines` outputs of a weight (out, in) as it usually lies. x is in chunks of 32 inputs: with bfloat16
+ * weights the even ones, then the odd ones. */
+INLINE void some_lines(const Product *p, int64_t line, int64_t row, const int lines, const int count, const int size) {
+    const char *at = (const char *)p->weight + line * p->in * size;
+    const float *x = p->x + row * p->in;
+    floats sums[LINES][LINES];
+#pragma GCC unroll 4
+    for (int n = 0; n < lines; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < count; m++) sums[n][m] = (floats){0};
+    for (int64_t k = 0; k < p->in; k += CHUNK)
+#pragma GCC unroll 4
+        for (int n = 0; n < lines; n++) {
+            const char *from = at + (n * p->in + k) * size;
+            floats w[2];
+            __builtin_prefetch(from + lines * p->in * size); /* of the next outputs */
+            if (size == 4) {
+                __builtin_prefetch(from + lines * p->in * size + 64);
+                memcpy(w, from, sizeof(w));
+            } else {
+                LOAD(words, both, from);
+                w[0] = (floats)(both << 16), w[1] = (floats)(both & 0xffff0000);
+            }
+#pragma GCC unroll 4
+            for (int m = 0; m < count; m++) {
+                LOAD(floats, first, x + m * p->in + k);
+                LOAD(floats, second, x + m * p->in + k + 16);
+                sums[n][m] += w[0] * first;
+                sums[n][m] += w[1] * second;
+            }
+        }
+#pragma GCC unroll 4
+    for (int n = 0; n < lines; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < count; m++) {
+            const float sum = _mm512_reduce_add_ps((__m512)sums[n][m]);
+            const int64_t place = (row + m) * p->out + line + n;
+            if (p->bfloat16) {
+                halves r = rounded((floats){sum});
+                memcpy((uint16_t *)p->y + place, &r, sizeof(uint16_t));
+            } else {
+                ((float *)p->y)[place] = sum;
+            }
+        }
+}
+
+INLINE void lines_of_all_rows(const Product *p, int64_t line, const int lines, const int size) {
+    for (int64_t row = 0; row < p->rows; row += LINES) {
+        const int64_t left = p->rows - row;
+        switch (left < LINES ? left : LINES) {
+            case 1: some_lines(p, line, row, lines, 1, size); break;
+            case 2: some_lines(p, line, row, lines, 2, size); break;
+            case 3: some_lines(p, line, row, lines, 3, size); break;
+            default: some_lines(p, line, row, lines, LINES, size);
+        }
+    }
+}
+
+/* Products with a weight (out, in) as it usually lies, for `in` a multiple of 32. See `few_rows`. */
+int few_rows_plain(const void *x, const void *weight, void *y, int64_t rows, int64_t in, int64_t out, int size,
+                   int bfloat16, int threads) {
+    Product p = {x, weight, NULL, y, rows, in, out, bfloat16};
+    const int64_t whole = out / LINES;
+    float *copy = malloc(rows * in * sizeof(float));
+    if (!copy) return 1;
+    for (int64_t i = 0; i < rows * in; i++) {
+        const int64_t inside = i % CHUNK, place = size == 2 ? inside / 2 + inside % 2 * 16 : inside;
+        const uint32_t bits = bfloat16 ? (uint32_t)((const uint16_t *)x)[i] << 16 : ((const uint32_t *)x)[i];
+        memcpy(copy + i - inside + place, &bits, sizeof(bits));
+    }
+    p.x = copy;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t group = 0; group < whole; group++) {
+        if (size == 4) lines_of_all_rows(&p, group * LINES, LINES, 4);
+        else lines_of_all_rows(&p, group * LINES, LINES, 2);
+    }
+    for (int64_t line = whole * LINES; line < out; line++) {
+        if (size == 4) lines_of_all_rows(&p, line, 1, 4);
+        else lines_of_all_rows(&p, line, 1, 2);
     }
     free(copy);
     return 0;

@@ -49,6 +49,8 @@ MATRIX_UNITS = 64
 each product. Guessed; without such units 512 rows were measured and still faster this way."""
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.int8: 1}
+ROWS = (torch.float32, torch.bfloat16)
+CHUNK = 32
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ def library() -> ctypes.CDLL | None:
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     found.few_rows.argtypes = [pointer, pointer, pointer, pointer, size, size, size, number, number, number]
+    found.few_rows_plain.argtypes = [pointer, pointer, pointer, size, size, size, number, number, number]
     return found
 
 
@@ -114,7 +117,7 @@ class FewRows:
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See `generate.packed.Kernel`."""
         rows = x.numel() // self._in
-        if rows > most_rows() or x.dtype not in (torch.bfloat16, torch.float32):
+        if rows > most_rows() or x.dtype not in ROWS:
             return functional.linear(x, self.dense(), bias)
         x, scale = x.contiguous(), self._scale
         y = x.new_empty(*x.shape[:-1], self._out)
@@ -130,3 +133,24 @@ class FewRows:
         """See `generate.packed.Kernel`."""
         weight = self._blocks.transpose(1, 2).reshape(-1, self._in)[: self._out]
         return weight.to(self._dtype) if self._scale is None else (weight * self._scale[:, None]).to(self._dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x Wᵀ + b` of a weight (out, in) as it usually lies: for a head that shares its memory with the embedding.
+
+    By our own kernel where it can, so that a row of x (…, in) gives the same whatever rows are beside it; otherwise by
+    PyTorch's. Without gradients.
+    """
+    rows, (out, inputs) = x.numel() // weight.shape[1], weight.shape
+    types = x.dtype in ROWS and weight.dtype in ROWS and weight.device.type == "cpu"
+    if not types or inputs % CHUNK or not weight.is_contiguous() or rows > most_rows() or (found := library()) is None:
+        return functional.linear(x, weight, bias)
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], out)
+    failed = found.few_rows_plain(
+        *(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rows, inputs, out),
+        *(BYTES[weight.dtype], x.dtype == torch.bfloat16, torch.get_num_threads()),
+    )
+    if failed:
+        raise MemoryError(f"no memory for {rows} rows of {inputs} numbers")
+    return y if bias is None else y + bias

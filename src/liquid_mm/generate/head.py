@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from liquid_mm.errors import UserError
+from liquid_mm.generate.few_rows import linear
 from liquid_mm.generate.packed import PackedLinear, can_pack
 from liquid_mm.head import LogitRule, gives_own_logits
 
@@ -53,7 +53,7 @@ class Head:
         if span in self._packed:
             products = self._packed[span](hidden)
         elif self._has_rows:
-            products = functional.linear(hidden, *self._part(span))
+            products = linear(hidden, *self._part(span))
         else:
             products = self._module(hidden)[:, span.start : span.stop]
         return self._rule(products)

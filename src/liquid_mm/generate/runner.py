@@ -24,6 +24,9 @@ from liquid_mm.generate.graphs import StepGraphs
 RECORDED = 64
 """Steps to come from which on a CUDA device records them."""
 
+REHEARSED = COLUMNS // 2 + 8
+"""Tokens of the prompt that a step is rehearsed after: so many that the step reads `COLUMNS`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -86,18 +89,26 @@ class Runner:
         """As `forward_all`; (R, D) the last hidden state of each row's last token."""
         return self.forward_all(rows, ids, starts)[:, -1]
 
-    def forward_all(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+    def fill(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """As `forward_all`, but never by what is compiled for a step: its roundings are others, and which of the two a
+        single token met would depend on the requests beside it."""
+        return self.forward_all(rows, ids, starts, least=2)
+
+    def forward_all(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int], least: int = 1
+    ) -> Tensor:
         """Append tokens to rows.
 
         Args:
             rows: R different row numbers.
             ids: for each at least one token.
             starts: for each the position of its first token; the row holds all before it.
+            least: tokens that every row is padded to.
 
         Returns:
             (R, T, D) last hidden states; a row shorter than the longest repeats its last one.
         """
-        longest = max(map(len, ids))
+        longest = max(least, *map(len, ids))
         tokens = [[*row, *[row[-1]] * (longest - len(row))] for row in ids]
         ends = [start + len(row) for start, row in zip(starts, ids, strict=True)]
         places = [[min(start + i, end - 1) for i in range(longest)] for start, end in zip(starts, ends, strict=True)]
@@ -152,13 +163,18 @@ class Runner:
             self._compiler.compile()
 
     def _rehearse(self, rows: int) -> Tensor:
-        """A token of each of so many rows on a cache of its own, which grows beyond what the last pass reads."""
+        """A token of each of so many rows on a cache of its own, which grows beyond what the last pass reads.
+
+        After a prompt, as in life: a token that sees nothing but zeros takes a model where roundings grow without bounds.
+        """
+        size = self._llm.get_input_embeddings().weight.shape[0]
+        prompts = [[(37 * place + 11 * row) % size for place in range(REHEARSED - row)] for row in range(rows)]
+        everyone, ids = range(rows), [[row] for row in range(rows)]
         kept, self._cache = self._cache, SlotCache(self._context)
         try:
-            for columns in (2 * COLUMNS, COLUMNS):
-                starts = [columns - 1 - row for row in range(rows)]
-                hidden = self.forward(range(rows), [[row] for row in range(rows)], starts)
-            return hidden
+            self.forward(everyone, ids, [2 * COLUMNS - 1] * rows)
+            self.forward(everyone, prompts, [0] * rows)
+            return self.forward(everyone, ids, [len(prompt) for prompt in prompts])
         finally:
             self._cache = kept
 

@@ -33,6 +33,9 @@ class Device(Protocol):
     def forward(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Any:
         """Append tokens to rows; their last hidden states."""
 
+    def fill(self, rows: Sequence[int], ids: Sequence[Sequence[int]], starts: Sequence[int]) -> Any:
+        """Append tokens to rows whose hidden states nobody needs."""
+
     def copy(self, source: int, target: int, columns: int) -> None:
         """Copy the first `columns` of a row."""
 
@@ -131,7 +134,7 @@ class Slots:
         for slot in first.values():
             self._reuse(slot)
         for group in _alike([slot for slot in first.values() if slot.missing]):
-            self._device.forward([s.row for s in group], [s.missing for s in group], [s.filled for s in group])
+            self._device.fill([s.row for s in group], [s.missing for s in group], [s.filled for s in group])
             for slot in group:
                 slot.filled = len(slot.ids) - 1
         for slot in behind:
