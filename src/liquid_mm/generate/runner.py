@@ -165,7 +165,8 @@ class Runner:
     def _rehearse(self, rows: int) -> Tensor:
         """A token of each of so many rows on a cache of its own, which grows beyond what the last pass reads.
 
-        After a prompt, as in life: a token that sees nothing but zeros takes a model where roundings grow without bounds.
+        After a prompt, as in life: a token that sees nothing but zeros takes a model to where roundings grow without
+        bounds.
         """
         size = self._llm.get_input_embeddings().weight.shape[0]
         prompts = [[(37 * place + 11 * row) % size for place in range(REHEARSED - row)] for row in range(rows)]

@@ -37,8 +37,8 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 def top_k(logits: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
     """The `k` largest of (B, V) logits, most likely first: values (B, K) and their indices (B, K).
 
-    Equal ones stand in the order of their indices. `torch.topk` leaves them in one that changes with K, and bfloat16 has
-    so few numbers that they are frequent: what a seed draws would depend on how many candidates others need.
+    Equal ones stand in the order of their indices. `torch.topk` leaves them in one that changes with K, and bfloat16
+    has so few numbers that they are frequent: what a seed draws would depend on how many candidates others need.
     """
     size = logits.shape[-1]
     values, indices = torch.topk(logits, size if k is None else min(k, size), dim=-1, sorted=True)
