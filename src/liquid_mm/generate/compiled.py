@@ -227,9 +227,8 @@ transformers.AttentionInterface.register(ATTENTION, _attend)
 @contextlib.contextmanager
 def _own_attention(layer: nn.Module) -> Iterator[None]:
     """The layer attends by `_attend`, if it is one for SDPA."""
-    found = [
-        m.config for m in layer.modules() if getattr(getattr(m, "config", None), "_attn_implementation", "") == "sdpa"
-    ]
+    configs: list[Any] = [getattr(module, "config", None) for module in layer.modules()]
+    found = [config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"]
     for config in found:
         config._attn_implementation = ATTENTION
     try:

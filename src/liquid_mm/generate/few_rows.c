@@ -119,14 +119,14 @@ INLINE void all_rows(const Product *p, int64_t block, const int size) {
     }
 }
 
-/* Products with blocks. x and y are bfloat16 or float32; weights of `size` bytes: 4 float32, 2 bfloat16, 1 int8.
+/* Products with blocks. x and y are each float32 or bfloat16; weights of `size` bytes: 4 float32, 2 bfloat16, 1 int8.
  * Returns 0, or 1 where there is no memory. */
 int few_rows(const void *x, const void *weight, const float *scale, void *y, int64_t rows, int64_t in, int64_t out,
-             int size, int bfloat16, int threads) {
-    Product p = {x, weight, scale, y, rows, in, out, bfloat16};
+             int size, int x_bfloat16, int y_bfloat16, int threads) {
+    Product p = {x, weight, scale, y, rows, in, out, y_bfloat16};
     const int64_t blocks = (out + OUT - 1) / OUT;
     uint32_t *copy = NULL;
-    if (bfloat16) {
+    if (x_bfloat16) {
         copy = malloc(rows * in * sizeof(float));
         if (!copy) return 1;
         for (int64_t i = 0; i < rows * in; i++) copy[i] = (uint32_t)((const uint16_t *)x)[i] << 16;
@@ -205,14 +205,14 @@ INLINE void lines_of_all_rows(const Product *p, int64_t line, const int lines, c
 
 /* Products with a weight (out, in) as it usually lies, for `in` a multiple of 32. See `few_rows`. */
 int few_rows_plain(const void *x, const void *weight, void *y, int64_t rows, int64_t in, int64_t out, int size,
-                   int bfloat16, int threads) {
-    Product p = {x, weight, NULL, y, rows, in, out, bfloat16};
+                   int x_bfloat16, int y_bfloat16, int threads) {
+    Product p = {x, weight, NULL, y, rows, in, out, y_bfloat16};
     const int64_t whole = out / LINES;
     float *copy = malloc(rows * in * sizeof(float));
     if (!copy) return 1;
     for (int64_t i = 0; i < rows * in; i++) {
         const int64_t inside = i % CHUNK, place = size == 2 ? inside / 2 + inside % 2 * 16 : inside;
-        const uint32_t bits = bfloat16 ? (uint32_t)((const uint16_t *)x)[i] << 16 : ((const uint32_t *)x)[i];
+        const uint32_t bits = x_bfloat16 ? (uint32_t)((const uint16_t *)x)[i] << 16 : ((const uint32_t *)x)[i];
         memcpy(copy + i - inside + place, &bits, sizeof(bits));
     }
     p.x = copy;

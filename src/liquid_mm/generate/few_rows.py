@@ -75,8 +75,9 @@ def library() -> ctypes.CDLL | None:
         logger.warning("generation is slower than it could be, for %s could not be compiled: %s", SOURCE.name, reason)
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    found.few_rows.argtypes = [pointer, pointer, pointer, pointer, size, size, size, number, number, number]
-    found.few_rows_plain.argtypes = [pointer, pointer, pointer, size, size, size, number, number, number]
+    numbers = [size, size, size, number, number, number, number]
+    found.few_rows.argtypes = [pointer, pointer, pointer, pointer, *numbers]
+    found.few_rows_plain.argtypes = [pointer, pointer, pointer, *numbers]
     return found
 
 
@@ -99,33 +100,38 @@ class FewRows:
         weight: (out, in), for which `can_hold` holds.
         scale: (out,) of int8 weights.
         dtype: of the model, if not the weight's.
+        result: float32 or bfloat16, if not as the rows.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        result: torch.dtype | None = None,
+    ) -> None:
         self._out, self._in = weight.shape
-        self._dtype = dtype or weight.dtype
+        self._dtype, self._result = dtype or weight.dtype, result
         self._scale = None if scale is None else scale.detach().float().contiguous()
         padded = weight.new_zeros(-(-self._out // OUT) * OUT, self._in)
         padded[: self._out] = weight.detach()
         together = 2 if weight.dtype == torch.bfloat16 else 1
         self._blocks = padded.view(-1, OUT, self._in // together, together).transpose(1, 2).contiguous()
-        self._bytes = BYTES[weight.dtype]
+        self._places = self._blocks.data_ptr(), None if self._scale is None else self._scale.data_ptr()
+        self._sizes = self._in, self._out, BYTES[weight.dtype]
         found = library()
         assert found is not None
         self._run = found.few_rows
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """See `generate.packed.Kernel`."""
-        rows = x.numel() // self._in
-        if rows > most_rows() or x.dtype not in ROWS:
-            return functional.linear(x, self.dense(), bias)
-        x, scale = x.contiguous(), self._scale
-        y = x.new_empty(*x.shape[:-1], self._out)
-        failed = self._run(
-            *(x.data_ptr(), self._blocks.data_ptr(), None if scale is None else scale.data_ptr(), y.data_ptr()),
-            *(rows, self._in, self._out, self._bytes, x.dtype == torch.bfloat16, torch.get_num_threads()),
-        )
-        if failed:
+        rows, kind, result = x.numel() // self._in, x.dtype, self._result or x.dtype
+        if rows > most_rows() or kind not in ROWS:
+            return functional.linear(x, self.dense(), bias).to(result)
+        x = x.contiguous()
+        y = x.new_empty((*x.shape[:-1], self._out), dtype=result)
+        types = kind == torch.bfloat16, result == torch.bfloat16
+        if self._run(x.data_ptr(), *self._places, y.data_ptr(), rows, *self._sizes, *types, torch.get_num_threads()):
             raise MemoryError(f"no memory for {rows} rows of {self._in} numbers")
         return y if bias is None else y + bias
 
@@ -138,18 +144,18 @@ class FewRows:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x Wᵀ + b` of a weight (out, in) as it usually lies: for a head that shares its memory with the embedding.
 
-    By our own kernel where it can, so that a row of x (…, in) gives the same whatever rows are beside it; otherwise by
-    PyTorch's. Without gradients.
+    By our own kernel where it can, in float32 and so that a row of x (…, in) gives the same whatever rows are beside
+    it; otherwise by PyTorch's. Without gradients.
     """
     rows, (out, inputs) = x.numel() // weight.shape[1], weight.shape
     types = x.dtype in ROWS and weight.dtype in ROWS and weight.device.type == "cpu"
     if not types or inputs % CHUNK or not weight.is_contiguous() or rows > most_rows() or (found := library()) is None:
         return functional.linear(x, weight, bias)
     x = x.contiguous()
-    y = x.new_empty(*x.shape[:-1], out)
+    y = x.new_empty((*x.shape[:-1], out), dtype=torch.float32)
     failed = found.few_rows_plain(
         *(x.data_ptr(), weight.data_ptr(), y.data_ptr(), rows, inputs, out),
-        *(BYTES[weight.dtype], x.dtype == torch.bfloat16, torch.get_num_threads()),
+        *(BYTES[weight.dtype], x.dtype == torch.bfloat16, False, torch.get_num_threads()),
     )
     if failed:
         raise MemoryError(f"no memory for {rows} rows of {inputs} numbers")

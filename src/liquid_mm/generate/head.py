@@ -38,7 +38,7 @@ class Head:
         self._rule = LogitRule.of(llm)
         self._packed: dict[range, PackedLinear] = {}
         if self._has_rows and can_pack(weight):
-            self._packed = {span: PackedLinear(*self._part(span)) for span in pack}
+            self._packed = {span: PackedLinear(*self._part(span), result=torch.float32) for span in pack}
         with torch.inference_mode():
             ids = torch.tensor([probe], device=llm.device)
             size = llm.get_input_embeddings().weight.shape[0]
@@ -49,7 +49,10 @@ class Head:
                 )
 
     def __call__(self, hidden: Tensor, span: range) -> Tensor:
-        """Logits (B, len(span)) of the ids in `span` from final hidden states (B, D)."""
+        """Logits (B, len(span)) of the ids in `span` from final hidden states (B, D).
+
+        In float32 where our own kernels run: bfloat16 has so few numbers that many logits come out equal.
+        """
         if span in self._packed:
             products = self._packed[span](hidden)
         elif self._has_rows:

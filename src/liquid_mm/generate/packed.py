@@ -117,9 +117,12 @@ class PackedLinear(nn.Module):
     Args:
         weight: (out, in), for which `can_pack` or `is_int8` holds; several are one under the other.
         bias: (out,) or None.
+        result: the type wanted, if not that of x; only our own kernels give it.
     """
 
-    def __init__(self, weight: Tensor | Sequence[Tensor], bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor | Sequence[Tensor], bias: Tensor | None = None, result: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         weights = [weight] if isinstance(weight, Tensor) else list(weight)
         self.out_features, self.in_features = sum(w.shape[0] for w in weights), weights[0].shape[1]
@@ -132,7 +135,7 @@ class PackedLinear(nn.Module):
             self._kernel = kind(values, scales.flatten(), weights[0].dtype)
         else:
             whole = torch.cat([w.detach() for w in weights])
-            self._kernel = FewRows(whole) if can_hold(whole) else Blocks(whole)
+            self._kernel = FewRows(whole, result=result) if can_hold(whole) else Blocks(whole)
         self.number: Tensor
         self.register_buffer("number", torch.tensor(next(_numbers)), persistent=False)
         _kernels[int(self.number)] = self._kernel
