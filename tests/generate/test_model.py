@@ -104,6 +104,8 @@ def test_bad_values_are_refused_by_name(model, options, named):
         model.generate_images(["a duck"], **options)
     with pytest.raises(UserError, match="strings"):
         model.generate_images([5])
+    with pytest.raises(UserError, match="empty"):
+        model.generate_images(["a duck", " "])
 
 
 def test_codes_and_pictures_go_both_ways(model):

@@ -71,12 +71,14 @@ class Prompting:
         """`number` pictures for each of `prompts`, with it; the n-th has seed + n, or one drawn where there is none.
 
         Raises:
-            UserError: as `image`, or there is nothing to draw.
+            UserError: as `image`, or a prompt is empty.
         """
         # A string is a sequence of strings too: without this a prompt would be drawn letter by letter.
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("prompts must be strings.")
+        if not all(prompt.strip() for prompt in prompts):
+            raise UserError("a prompt is empty: say what to draw.")
         if number < 1:
             raise UserError(f"images_per_prompt is {number}: it must be 1 or more.")
         first = {prompt: self.image(prompt, pick_seed(seed), sampling, size, size_prompt) for prompt in prompts}
