@@ -109,11 +109,14 @@ def run_ray(grid: GridConfig, jobs: Sequence[Job], report: Callable[[Outcome], N
     ray = join()
     remote = ray.remote(num_cpus=grid.ray.num_cpus, num_gpus=grid.ray.num_gpus)(run_there)
     outcomes = []
-    with sigterm_as_interrupt():
+    with sigterm_as_interrupt() as stopped:
         waiting = [remote.remote(grid, job, Path.cwd()) for job in unfinished(grid, jobs)]
         try:
             while waiting:
-                done, waiting = ray.wait(waiting)
+                # An exception raised inside Ray's own callbacks is lost: hence short waits, and a look at the event.
+                done, waiting = ray.wait(waiting, timeout=1)
+                if stopped.is_set():
+                    raise KeyboardInterrupt
                 for reference in done:
                     outcomes.append(ray.get(reference))
                     report(outcomes[-1])
