@@ -6,6 +6,7 @@ from enginekit import LENGTHS, picture, simplify, text
 
 from liquid_mm.generate import compiled, reference
 from liquid_mm.generate.engine import Engine
+from liquid_mm.generate.native import library
 from liquid_mm.generate.packed import pack
 from tiny import tiny_liquid
 
@@ -40,6 +41,8 @@ def test_compiled_codes_equal_the_reference_and_are_compiled_once(family, kept, 
     assert [simplify(result) for result in engine.run(requests)] == expected
     files = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
     assert len(files) >= (2 if family == "gemma3" else 1)
+    if library() is not None:  # the products are called straight
+        assert all(b"aoti_torch_cpu_few_rows" in path.read_bytes() for path in kept.glob("layer-*"))
     again, _, _ = tiny_liquid(family)
     pack(again)
     engine = Engine(again, vocabulary)

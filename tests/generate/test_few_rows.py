@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from liquid_mm.generate import few_rows
-from liquid_mm.generate.few_rows import FewRows, can_hold, library, linear
+from liquid_mm.generate import few_rows, native
+from liquid_mm.generate.few_rows import FewRows, can_hold, linear
+from liquid_mm.generate.native import library
 from liquid_mm.generate.packed import Blocks, Int8, PackedLinear, is_int8
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
@@ -35,6 +36,16 @@ def test_a_product_is_right_and_a_row_the_same_whatever_is_beside_it(rows, out, 
     assert (found.double() - exact).abs().max() <= ROUNDING[dtype] * exact.abs().max()
     torch.testing.assert_close(found, torch.cat([kernel(row[None], None) for row in x]), rtol=0, atol=0)
     torch.testing.assert_close(kernel.dense(), weight, rtol=0, atol=0)
+
+
+@needs_library
+def test_compiled_code_is_told_when_a_weight_has_gone():
+    kernel = FewRows(torch.randn(32, 64))
+    place = few_rows.Weight.from_address(kernel.address)
+    assert (place.inputs, place.out, place.size) == (64, 32, 4)
+    assert place.blocks
+    del kernel
+    assert not place.blocks
 
 
 @needs_library
@@ -105,7 +116,7 @@ def no_library(monkeypatch):
 
 
 def test_without_a_compiler_pytorch_multiplies(no_library, monkeypatch, tmp_path):
-    monkeypatch.setattr(few_rows.shutil, "which", lambda name: None)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
     x, weight, exact = example(2, 32, 64, torch.float32)
     assert not can_hold(weight)
     layer = PackedLinear(weight)
@@ -115,7 +126,7 @@ def test_without_a_compiler_pytorch_multiplies(no_library, monkeypatch, tmp_path
 
 def test_without_a_compiler_eight_bits_are_pytorchs(no_library, monkeypatch):
     torchao = pytest.importorskip("torchao.quantization")
-    monkeypatch.setattr(few_rows.shutil, "which", lambda name: None)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
     torch.manual_seed(0)
     plain = nn.Linear(64, 48, bias=False)
     layer = nn.Linear(64, 48, bias=False)
@@ -134,7 +145,7 @@ def test_without_a_compiler_eight_bits_are_pytorchs(no_library, monkeypatch):
 @needs_library
 def test_a_compiler_that_fails_is_told_of_once(no_library, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("LIQUID_CACHE", str(tmp_path))
-    monkeypatch.setattr(few_rows, "FLAGS", ("-no-such-flag",))
+    monkeypatch.setattr(native, "FLAGS", ("-no-such-flag",))
     with caplog.at_level(logging.WARNING):
         assert library() is library() is None
     assert [record.message for record in caplog.records if "no-such-flag" in record.message]

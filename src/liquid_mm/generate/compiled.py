@@ -16,7 +16,6 @@ not give what the eager ones give, generation says so once in the log and stays 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import platform
@@ -29,24 +28,26 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn import functional
 
 from liquid_mm.files import atomic_file
 from liquid_mm.generate.cache import LayerCache, SlotCache
-from liquid_mm.generate.packed import is_packed
+from liquid_mm.generate.packed import PackedLinear, PackedPart, is_packed
 from liquid_mm.vocab.base import cache_dir
 
 SAVED, MAKING, LOADING = 0.3e-3, 20.0, 0.5
 """Seconds, measured on two cores of an AMD EPYC (docs/performance.md): saved per layer and step; to make; to load."""
 
-VERSION = 2
+VERSION = 3
 """Of what is compiled; another number makes old libraries useless."""
 
 ROWS, COLUMNS = 3, 128
 """Of the step that is traced: numbers that stand for any."""
 
-ATTENTION = "sdpa_step"
-"""Our attention among those that transformers knows by name."""
+DIRECT = {
+    "few_rows": "AtenTensorHandle, AtenTensorHandle, int64_t, int64_t, AtenTensorHandle*",
+    "attend": f"{4 * 'AtenTensorHandle, '}double, int64_t, AtenTensorHandle*",
+}
+"""Operations for which compiled code calls a function of native/operations.c, and what it takes."""
 
 Code = Callable[[list[Tensor]], Tensor]
 
@@ -200,44 +201,6 @@ def _load(path: Path, layer: nn.Module, call: _Recorder) -> Code:
     return lambda tensors: run(tensors)[0]
 
 
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of one token: (R, heads, 1, dim) to (R, 1, heads, dim).
-
-    Heads that share keys and values are taken for tokens of one head, as transformers' own function does but not where
-    it is traced: there it would copy keys and values for each of them, which is most of attention's time.
-    """
-    rows, heads, _one, width = query.shape
-    together = query.reshape(rows, key.shape[1], -1, width)
-    seen = functional.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scaling)
-    return seen.reshape(rows, 1, heads, -1), None
-
-
-transformers.AttentionInterface.register(ATTENTION, _attend)
-
-
-@contextlib.contextmanager
-def _own_attention(layer: nn.Module) -> Iterator[None]:
-    """The layer attends by `_attend`, if it is one for SDPA."""
-    configs: list[Any] = [getattr(module, "config", None) for module in layer.modules()]
-    found = [config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"]
-    for config in found:
-        config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        for config in found:
-            config._attn_implementation = "sdpa"
-
-
 def _make(layer: nn.Module, call: _Recorder, out: Path) -> None:
     tensors = list(_tensors(call.args, call.kwargs))
     (cache,) = (a for a in (*call.args, *call.kwargs.values()) if isinstance(a, SlotCache))
@@ -248,7 +211,7 @@ def _make(layer: nn.Module, call: _Recorder, out: Path) -> None:
     shapes = [{0: some, 3: some} if i == mask else {0: some} for i in range(len(tensors))]
     buffers = [{0: some, 2: some}] * 2 + [{0: some}] * 2
     # Traced tensors must not be inference tensors, which know nothing of being changed in place.
-    with torch.inference_mode(False), torch.no_grad(), _own_attention(layer):
+    with torch.inference_mode(False), torch.no_grad():
         weights, tensors, place = ([t.detach().clone() for t in ts] for ts in (_named(layer).values(), tensors, place))
         program = torch.export.export(
             _Traced(layer, call, mask),
@@ -259,7 +222,12 @@ def _make(layer: nn.Module, call: _Recorder, out: Path) -> None:
         # The archive's name must end so, whatever the file is called in the meantime.
         package = out.with_name(out.name + ".pt2")
         try:
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package))
+            direct = {
+                getattr(torch.ops.liquid, name).default: [f"AOTITorchError aoti_torch_cpu_{name}({taken})"]
+                for name, taken in DIRECT.items()
+            }
+            options = {"aot_inductor.custom_ops_to_c_shims": direct}
+            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
             package.replace(out)
         finally:
             package.unlink(missing_ok=True)
@@ -276,6 +244,7 @@ def _path(llm: Any, layer: nn.Module) -> Path:
         type(layer).__qualname__,
         getattr(layer, "attention_type", getattr(getattr(layer, "self_attn", None), "is_sliding", None)),
         [(name, tensor.shape, tensor.dtype) for name, tensor in _named(layer).items()],
+        [str(module.operation) for module in layer.modules() if isinstance(module, PackedLinear | PackedPart)],
         llm.config._attn_implementation,
         *sorted(f"{key} {value}" for key, value in config.items() if key != "_name_or_path"),
     ]

@@ -1,45 +1,24 @@
-"""Products of a few rows with a weight at the speed of memory, by `few_rows.c`.
+"""Products of a few rows with a weight at the speed of memory, by native/few_rows.c.
 
 A step of generation multiplies two rows, or a few more, with every weight there is. oneDNN's kernels are made for more
 rows: on two they read 15 GB/s where 26 are to be had. These read 22, and what a row gives does not depend on the rows
 beside it (docs/performance.md).
 
-The C file is compiled by gcc when it is first needed, in two seconds, and kept in `vocab.base.cache_dir`. Without gcc,
-or on a processor without AVX-512, `library` gives None and `generate.packed` uses what PyTorch has.
+Where `generate.native` has no library, `generate.packed` uses what PyTorch has.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import logging
 import math
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import weakref
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liquid_mm.files import atomic_file
-from liquid_mm.vocab.base import cache_dir
-
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = (
-    "-O3",
-    "-mavx512f",
-    "-mavx512bw",
-    "-mavx512vl",
-    "-mavx512dq",
-    "-mfma",
-    "-Wno-psabi",
-    "-fopenmp",
-    "-shared",
-    "-fPIC",
-)
+from liquid_mm.generate.native import library
 
 OUT = 32
 """Outputs of a block, as in the C file."""
@@ -52,34 +31,6 @@ BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.int8: 1}
 ROWS = (torch.float32, torch.bfloat16)
 CHUNK = 32
 
-logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled C file, or None where it cannot be compiled or would not run."""
-    gcc = shutil.which("gcc") or shutil.which("g++")
-    if sys.platform != "linux" or gcc is None or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return None
-    source = SOURCE.read_bytes()
-    path = cache_dir() / f"few-rows-{hashlib.sha256(source + ' '.join(FLAGS).encode()).hexdigest()[:16]}.so"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as part:
-                command = [gcc, "-x", "c", str(SOURCE), "-o", str(part), *FLAGS]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-        found = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        logger.warning("generation is slower than it could be, for %s could not be compiled: %s", SOURCE.name, reason)
-        return None
-    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    numbers = [size, size, size, number, number, number, number]
-    found.few_rows.argtypes = [pointer, pointer, pointer, pointer, *numbers]
-    found.few_rows_plain.argtypes = [pointer, pointer, pointer, *numbers]
-    return found
-
 
 @functools.cache
 def most_rows() -> float:
@@ -91,6 +42,25 @@ def most_rows() -> float:
 def can_hold(weight: Tensor) -> bool:
     """Whether `FewRows` takes a weight (out, in) of float32, bfloat16 or int8 on this machine."""
     return weight.dtype in BYTES and weight.shape[1] % 2 == 0 and library() is not None
+
+
+class Weight(ctypes.Structure):
+    """Where the blocks of a weight lie, for compiled code. It stays in memory when they have gone, and then says so."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("out", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+    )
+
+    def forget(self) -> None:
+        """The blocks have gone."""
+        self.blocks = None
+
+
+_weights: list[Weight] = []
 
 
 class FewRows:
@@ -119,6 +89,9 @@ class FewRows:
         self._blocks = padded.view(-1, OUT, self._in // together, together).transpose(1, 2).contiguous()
         self._places = self._blocks.data_ptr(), None if self._scale is None else self._scale.data_ptr()
         self._sizes = self._in, self._out, BYTES[weight.dtype]
+        _weights.append(Weight(*self._places, *self._sizes))
+        self.address = ctypes.addressof(_weights[-1])
+        weakref.finalize(self, _weights[-1].forget)
         found = library()
         assert found is not None
         self._run = found.few_rows

@@ -12,8 +12,9 @@ keeps the processor's cores waiting for each other.
 
 Weights that torchao holds in 8 bits stay so and are multiplied as they are, rather than turned into floats first.
 
-While a layer is traced to be compiled (`generate.compiled`) the product is one operation, `liquid::packed_linear`, that
-gets its weight as a number: a weight in blocks is no tensor that a compiler could take.
+While a layer is traced to be compiled (`generate.compiled`) the product is one operation that gets its weight as a
+number, for a weight in blocks is no tensor that a compiler could take: `liquid::few_rows` of our own kernels, which
+compiled code calls straight, or `liquid::packed_linear`, which asks Python for the kernel.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from liquid_mm.generate import attention
 from liquid_mm.generate.few_rows import FewRows, can_hold
 
 ROWS = 2
@@ -137,8 +139,11 @@ class PackedLinear(nn.Module):
             whole = torch.cat([w.detach() for w in weights])
             self._kernel = FewRows(whole, result=result) if can_hold(whole) else Blocks(whole)
         self.number: Tensor
-        self.register_buffer("number", torch.tensor(next(_numbers)), persistent=False)
-        _kernels[int(self.number)] = self._kernel
+        direct = isinstance(self._kernel, FewRows) and result is None
+        number = self._kernel.address if isinstance(self._kernel, FewRows) else next(_numbers)
+        self.operation = torch.ops.liquid.few_rows if direct else torch.ops.liquid.packed_linear
+        self.register_buffer("number", torch.tensor(number), persistent=False)
+        _kernels[number] = self._kernel
 
     @property
     def weight(self) -> Tensor:
@@ -152,8 +157,8 @@ class PackedLinear(nn.Module):
     def product(self, x: Tensor, number: Tensor, bias: Tensor | None) -> Tensor:
         """The same with this layer's tensors given, so that a tracer sees whose they are."""
         if torch.compiler.is_compiling():
-            traced: Tensor = torch.ops.liquid.packed_linear(x, number, bias, self.out_features)
-            return traced
+            y: Tensor = self.operation(x.contiguous(), number, self.out_features, torch.get_num_threads())
+            return y if bias is None else y + bias
         return self._kernel(x, bias)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -175,6 +180,7 @@ class PackedPart(nn.Module):
         super().__init__()
         self._whole, self._rows, self._latest, self._last = [whole], rows, latest, last  # a list hides a submodule
         self.in_features, self.out_features = whole.in_features, rows.stop - rows.start
+        self.operation = whole.operation
         self.number: Tensor
         self.shared_bias: Tensor | None
         self.register_buffer("number", whole.number, persistent=False)
@@ -207,7 +213,8 @@ class PackedPart(nn.Module):
 def pack(llm: Any) -> None:
     """Pack the plain linear layers of a Hugging Face causal LM in place; it then no longer trains, moves or casts.
 
-    The output head stays: it shares its weight with the embedding where they are tied, and is used row by row.
+    It also attends by our own code (`generate.attention`) where it would by PyTorch's. The output head stays: it shares
+    its weight with the embedding where they are tied, and is used row by row.
     """
     head = llm.get_output_embeddings()
     for module in list(llm.modules()):
@@ -216,6 +223,7 @@ def pack(llm: Any) -> None:
         for name, child in list(module.named_children()):
             if _is_plain(child) and child is not head:
                 setattr(module, name, PackedLinear(child.weight, child.bias))
+    attention.use(llm)
 
 
 def is_packed(llm: Any) -> bool:
@@ -244,16 +252,17 @@ def _pack_together(module: nn.Module, names: tuple[str, ...]) -> None:
 
 
 _library = torch.library.Library("liquid", "DEF")
-_library.define("packed_linear(Tensor x, Tensor number, Tensor? bias, int out) -> Tensor")
 
 
-@torch.library.impl(_library, "packed_linear", "CPU")
-def _packed_linear(x: Tensor, number: Tensor, bias: Tensor | None, out: int) -> Tensor:
-    return _kernels[int(number)](x, bias)
+def _product(x: Tensor, number: Tensor, out: int, threads: int) -> Tensor:
+    return _kernels[int(number)](x, None)
 
 
-def _packed_linear_shape(x: Tensor, number: Tensor, bias: Tensor | None, out: int) -> Tensor:
+def _shape(x: Tensor, number: Tensor, out: int, threads: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], out)
 
 
-torch.library.register_fake("liquid::packed_linear", _packed_linear_shape, lib=_library)
+for _name in ("few_rows", "packed_linear"):
+    _library.define(f"{_name}(Tensor x, Tensor number, int out, int threads) -> Tensor")
+    _library.impl(_name, _product, "CPU")
+    torch.library.register_fake(f"liquid::{_name}", _shape, lib=_library)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -109,14 +110,11 @@ def run_ray(grid: GridConfig, jobs: Sequence[Job], report: Callable[[Outcome], N
     ray = join()
     remote = ray.remote(num_cpus=grid.ray.num_cpus, num_gpus=grid.ray.num_gpus)(run_there)
     outcomes = []
-    with sigterm_as_interrupt() as stopped:
+    with sigterm_as_interrupt():
         waiting = [remote.remote(grid, job, Path.cwd()) for job in unfinished(grid, jobs)]
         try:
             while waiting:
-                # An exception raised inside Ray's own callbacks is lost: hence short waits, and a look at the event.
-                done, waiting = ray.wait(waiting, timeout=1)
-                if stopped.is_set():
-                    raise KeyboardInterrupt
+                done, waiting = ray.wait(waiting)
                 for reference in done:
                     outcomes.append(ray.get(reference))
                     report(outcomes[-1])
@@ -142,6 +140,8 @@ def run_there(grid: GridConfig, job: Job, directory: Path) -> Outcome:
             job.cell.name,
             f"the machine {socket.gethostname()} has no folder {directory}: all machines must share the file system.",
         )
+    # Ray cancels by SIGINT, which is ignored in all that descends from a command put in the background (`… &`).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     launch = Launcher()
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -201,20 +201,14 @@ def _last_line(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[threading.Event]:
-    """Let `kill` end a study the way Ctrl-C does.
-
-    Yields:
-        An event that is set once SIGTERM has come, for those who wait inside a library that may swallow the exception.
-    """
-    came = threading.Event()
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let `kill` end a study the way Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
-        came.set()
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield came
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
