@@ -6,7 +6,7 @@ import torch
 from liquid_mm.errors import UserError
 from liquid_mm.generate import sampling
 from liquid_mm.generate.reference import choose
-from liquid_mm.generate.sampling import draw, sample, scale_temperature, top_k, top_p
+from liquid_mm.generate.sampling import draw, index_of, largest, sample, scale_temperature, top_k, top_p
 from liquid_mm.generate.sampling_config import SamplingConfig
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
@@ -96,6 +96,17 @@ def test_equal_logits_stand_in_the_order_of_their_ids_however_many_are_kept():
     assert some[1, :sure].tolist() == ranked[:sure]
 
 
+def test_the_drawn_id_is_found_among_equal_ones():
+    logits = torch.randn(2, 600, generator=torch.Generator().manual_seed(1)).mul(4).round()
+    values = largest(logits, 300)
+    ranked = [sorted(range(600), key=lambda index: (-row[index].item(), index)) for row in logits]
+    for rank in (0, 1, 17, 299):
+        assert index_of(logits, values, torch.tensor([rank, 299 - rank])).tolist() == [
+            ranked[0][rank],
+            ranked[1][299 - rank],
+        ]
+
+
 def test_top_k_1_is_greedy_whatever_the_number():
     uniform = torch.tensor([0.0, 0.5, 0.999])
     assert sample(LOGITS.expand(3, -1), SamplingConfig(temperature=5.0, top_k=1), uniform).tolist() == [1, 1, 1]
@@ -145,7 +156,7 @@ def test_few_sorted_candidates_give_what_sorting_all_gives(size, spread, k, p):
 
 def test_a_peaked_distribution_is_not_sorted(monkeypatch):
     counts = []
-    monkeypatch.setattr(sampling, "top_k", lambda logits, k: counts.append(k) or top_k(logits, k))
+    monkeypatch.setattr(sampling, "largest", lambda logits, k: counts.append(k) or largest(logits, k))
     logits = 10 * torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0))
     sample(logits, SamplingConfig(top_p=0.9), torch.rand(4))
     assert counts == [sampling.CANDIDATES]

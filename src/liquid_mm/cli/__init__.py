@@ -6,6 +6,8 @@ order of the commands in the help text.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -29,6 +31,7 @@ def main() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("torchao", "torch.utils._pytree"):  # torchao lists the GPU kernels that this machine cannot load
         logging.getLogger(name).setLevel(logging.ERROR)
+    atexit.register(gc.freeze)  # a last search for garbage among all of PyTorch's modules takes a second
     try:
         app()
     except UserError as error:

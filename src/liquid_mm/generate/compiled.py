@@ -16,6 +16,7 @@ not give what the eager ones give, generation says so once in the log and stays 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import platform
@@ -34,7 +35,7 @@ from liquid_mm.generate.cache import LayerCache, SlotCache
 from liquid_mm.generate.packed import PackedLinear, PackedPart, is_packed
 from liquid_mm.vocab.base import cache_dir
 
-SAVED, MAKING, LOADING = 0.3e-3, 20.0, 0.5
+SAVED, MAKING, LOADING = 0.3e-3, 20.0, 0.1
 """Seconds, measured on two cores of an AMD EPYC (docs/performance.md): saved per layer and step; to make; to load."""
 
 VERSION = 3
@@ -76,7 +77,7 @@ class Compiler:
     def prepare(self, ahead: int) -> None:
         """Count a step, and compile if all of them and the `ahead` that are known to come are worth it."""
         self._steps += 1
-        missing = sum(not path.exists() for path in set(self._paths))
+        missing = sum(not (path.exists() or _unchecked(path).exists()) for path in set(self._paths))
         if (self._steps + ahead) * SAVED * len(self._layers) >= (MAKING * missing or LOADING):
             self.compile()
 
@@ -84,26 +85,44 @@ class Compiler:
         """Compile, or load, the layers and put them in place; on any failure the model stays as it was."""
         layers, self._layers = self._layers, []
         try:
-            recorders = [_Recorder(layer) for layer in layers]
-            try:
-                expected = self._run_step(ROWS)
-            finally:
-                for recorder in recorders:
-                    recorder.remove()
-            codes: dict[Path, Code] = {}
-            for path, layer, recorder in zip(self._paths, layers, recorders, strict=True):
-                codes[path] = codes.get(path) or _load(path, layer, recorder)
-            for index, (path, layer) in enumerate(zip(self._paths, layers, strict=True)):
-                vars(layer)["forward"] = _CompiledForward(layer, index, codes[path])
-            found = self._run_step(ROWS)
-            difference = (found.float() - expected.float()).abs().max() / expected.float().abs().max()
-            if not difference < (1e-4 if expected.dtype == torch.float32 else 0.1):
-                raise RuntimeError(f"compiled layers differ from eager ones by {difference:.2%}")
+            if all(path.exists() for path in self._paths):
+                self._replace(layers, {path: _load(path) for path in set(self._paths)})
+            else:
+                self._make_missing(layers)
         except Exception as error:
             # Compilers fail in many ways; none of them is a reason not to draw.
             for layer in layers:
                 vars(layer).pop("forward", None)
             logger.warning("generation runs uncompiled, as fast as before: %s: %s", type(error).__name__, error)
+
+    def _make_missing(self, layers: list[nn.Module]) -> None:
+        """Compile what is not on disk; only what has given what eager layers give gets the name it is looked for by."""
+        recorders = [_Recorder(layer) for layer in layers]
+        try:
+            expected = self._run_step(ROWS)
+        finally:
+            for recorder in recorders:
+                recorder.remove()
+        codes: dict[Path, Code] = {}
+        for path, layer, recorder in zip(self._paths, layers, recorders, strict=True):
+            if path not in codes:
+                if not (found := path if path.exists() else _unchecked(path)).exists():
+                    logger.info("compiling a decoder layer, which is kept in %s", path)
+                    with atomic_file(found) as part:
+                        _make(layer, recorder, part)
+                codes[path] = _load(found)
+        self._replace(layers, codes)
+        actual = self._run_step(ROWS)
+        difference = (actual.float() - expected.float()).abs().max() / expected.float().abs().max()
+        if not difference < (1e-4 if expected.dtype == torch.float32 else 0.1):
+            raise RuntimeError(f"compiled layers differ from eager ones by {difference:.2%}")
+        for path in codes:
+            with contextlib.suppress(FileNotFoundError):  # it had its name, or another process has given it
+                _unchecked(path).replace(path)
+
+    def _replace(self, layers: list[nn.Module], codes: dict[Path, Code]) -> None:
+        for index, (path, layer) in enumerate(zip(self._paths, layers, strict=True)):
+            vars(layer)["forward"] = _CompiledForward(layer, index, codes[path])
 
 
 def can_compile(llm: Any) -> bool:
@@ -189,15 +208,18 @@ def _named(layer: nn.Module) -> dict[str, Tensor]:
     return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
 
 
-def _load(path: Path, layer: nn.Module, call: _Recorder) -> Code:
-    """The library at `path`, made if it is not there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
-        if not path.exists():
-            logger.info("compiling a decoder layer, which is kept in %s", path)
-            with atomic_file(path) as part:
-                _make(layer, call, part)
-        run = torch._inductor.aoti_load_package(str(path), run_single_threaded=True).loader.boxed_run
+def _unchecked(path: Path) -> Path:
+    """Where a library is kept until it has been compared with the eager layers."""
+    return path.with_name(f"unchecked-{path.name}")
+
+
+def _load(path: Path) -> Code:
+    """The library at `path`.
+
+    Not by `torch._inductor.aoti_load_package`, which asks the compiler for a second what this processor can do: the
+    path says it.
+    """
+    run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1).boxed_run
     return lambda tensors: run(tensors)[0]
 
 
@@ -211,7 +233,8 @@ def _make(layer: nn.Module, call: _Recorder, out: Path) -> None:
     shapes = [{0: some, 3: some} if i == mask else {0: some} for i in range(len(tensors))]
     buffers = [{0: some, 2: some}] * 2 + [{0: some}] * 2
     # Traced tensors must not be inference tensors, which know nothing of being changed in place.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
         weights, tensors, place = ([t.detach().clone() for t in ts] for ts in (_named(layer).values(), tensors, place))
         program = torch.export.export(
             _Traced(layer, call, mask),
