@@ -8,6 +8,7 @@
  */
 #include <immintrin.h>
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@ typedef uint32_t words __attribute__((vector_size(64)));
 #define WIDE 16
 #define CHUNK 32 /* elements at a time: a vector of bfloat16, two of float32 */
 #define MOST 256 /* elements of a head */
+#define HEADS 4  /* whose sums fit into the registers */
+#define AHEAD 2048 /* bytes: what is read later is asked for early */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
@@ -90,8 +93,10 @@ INLINE floats scores_of(const Attention *p, const char *keys, const floats *q, c
     for (int c = 0; c < WIDE; c++) sums[c] = (floats){0};
     for (int64_t c = 0; c < count; c++)
         for (int64_t d = 0; d < p->dim; d += CHUNK) {
+            const char *at = keys + (c * p->dim + d) * size;
             floats k[2];
-            load(k, keys + (c * p->dim + d) * size, size);
+            load(k, at, size);
+            __builtin_prefetch(at + AHEAD);
             sums[c] += k[0] * q[d / WIDE];
             sums[c] += k[1] * q[d / WIDE + 1];
         }
@@ -100,8 +105,28 @@ INLINE floats scores_of(const Attention *p, const char *keys, const floats *q, c
     return found;
 }
 
-/* One token of one head. `scores` has room for its columns, rounded up to 16. */
-INLINE void attend_one(const Attention *p, int64_t row, int64_t head, int64_t token, floats *scores, const int size) {
+/* Values of `count` columns times the weights of `heads` heads, 16 · `vectors` elements from `at` on. */
+INLINE void weighed(const Attention *p, const char *at, const float *weights, const int64_t room, const int64_t count,
+                    floats (*sums)[MOST / WIDE], const int heads, const int vectors, const int size) {
+    floats here[HEADS][4];
+    for (int h = 0; h < heads; h++)
+        for (int j = 0; j < vectors; j++) here[h][j] = (floats){0};
+    for (int64_t c = 0; c < count; c++, at += p->dim * size) {
+        floats v[4];
+        for (int j = 0; j < vectors; j += 2) {
+            load(v + j, at + j * WIDE * size, size);
+            __builtin_prefetch(at + j * WIDE * size + AHEAD);
+        }
+        for (int h = 0; h < heads; h++)
+            for (int j = 0; j < vectors; j++) here[h][j] += v[j] * weights[h * room * WIDE + c];
+    }
+    for (int h = 0; h < heads; h++)
+        for (int j = 0; j < vectors; j++) sums[h][j] = here[h][j];
+}
+
+/* One token of `heads` heads of one group, from `head` on. Each has `room` vectors of `scores` for its columns. */
+INLINE void some_heads(const Attention *p, int64_t row, int64_t token, int64_t head, floats *scores, const int64_t room,
+                       const int heads, const int size) {
     const int64_t group = head / (p->heads / p->groups), chunks = p->dim / WIDE;
     const uint8_t *mask = p->mask + (row * p->tokens + token) * p->columns;
     int64_t start = 0, end = p->columns;
@@ -110,36 +135,55 @@ INLINE void attend_one(const Attention *p, int64_t row, int64_t head, int64_t to
     const int64_t *strides = p->strides, skip = start * p->dim, count = end - start;
     const char *keys = p->keys + (row * strides[0] + group * strides[1] + skip) * size;
     const char *values = p->values + (row * strides[2] + group * strides[3] + skip) * size;
-    floats q[MOST / WIDE], sums[MOST / WIDE], most = (floats){0} - INFINITY, whole = {0};
-    for (int64_t i = 0; i < chunks; i += 2) {
-        load(q + i, p->q + (((row * p->heads + head) * p->tokens + token) * p->dim + i * WIDE) * size, size);
-        sums[i] = sums[i + 1] = (floats){0};
+    floats q[HEADS][MOST / WIDE], most[HEADS];
+    float share[HEADS];
+    for (int h = 0; h < heads; h++) {
+        most[h] = (floats){0} - INFINITY;
+        const char *from = p->q + ((row * p->heads + head + h) * p->tokens + token) * p->dim * size;
+        for (int64_t i = 0; i < chunks; i += 2) load(q[h] + i, from + i * WIDE * size, size);
     }
     for (int64_t c = 0; c < count; c += WIDE) {
         const int64_t left = count - c;
         const char *at = keys + c * p->dim * size;
-        scores[c / WIDE] = left < WIDE ? scores_of(p, at, q, left, size) : scores_of(p, at, q, WIDE, size);
-        most = (floats)_mm512_max_ps((__m512)most, (__m512)scores[c / WIDE]);
-    }
-    const float top = _mm512_reduce_max_ps((__m512)most);
-    for (int64_t c = 0; c < count; c += WIDE) whole += scores[c / WIDE] = power(scores[c / WIDE] - top);
-    const float share = 1 / _mm512_reduce_add_ps((__m512)whole);
-    /* Four vectors at a time stay in registers. */
-    for (int64_t i = 0; i < chunks; i += 4) {
-        const int64_t some = chunks - i < 4 ? 2 : 4;
-        floats four[4] = {{0}};
-        for (int64_t c = 0; c < count; c++) {
-            const float weight = ((const float *)scores)[c];
-            for (int64_t j = 0; j < some; j += 2) {
-                floats v[2];
-                load(v, values + (c * p->dim + (i + j) * WIDE) * size, size);
-                four[j] += v[0] * weight, four[j + 1] += v[1] * weight;
-            }
+        for (int h = 0; h < heads; h++) {
+            const floats found = left < WIDE ? scores_of(p, at, q[h], left, size) : scores_of(p, at, q[h], WIDE, size);
+            scores[h * room + c / WIDE] = found;
+            most[h] = (floats)_mm512_max_ps((__m512)most[h], (__m512)found);
         }
-        for (int64_t j = 0; j < some; j++) sums[i + j] = four[j];
     }
-    char *y = p->y + ((row * p->tokens + token) * p->heads + head) * p->dim * size;
-    for (int64_t i = 0; i < chunks; i += 2) store(y + i * WIDE * size, sums[i] * share, sums[i + 1] * share, size);
+    for (int h = 0; h < heads; h++) {
+        floats *of_head = scores + h * room, whole = {0};
+        const float top = _mm512_reduce_max_ps((__m512)most[h]);
+        for (int64_t c = 0; c < count; c += WIDE) whole += of_head[c / WIDE] = power(of_head[c / WIDE] - top);
+        share[h] = 1 / _mm512_reduce_add_ps((__m512)whole);
+    }
+    floats sums[HEADS][MOST / WIDE];
+    for (int64_t i = 0; i < chunks; i += 4) {
+        floats (*to)[MOST / WIDE] = (floats (*)[MOST / WIDE])(sums[0] + i);
+        const char *at = values + i * WIDE * size;
+        if (chunks - i < 4) weighed(p, at, (const float *)scores, room, count, to, heads, 2, size);
+        else weighed(p, at, (const float *)scores, room, count, to, heads, 4, size);
+    }
+    for (int h = 0; h < heads; h++) {
+        char *y = p->y + ((row * p->tokens + token) * p->heads + head + h) * p->dim * size;
+        const floats *of_head = sums[h];
+        for (int64_t i = 0; i < chunks; i += 2)
+            store(y + i * WIDE * size, of_head[i] * share[h], of_head[i + 1] * share[h], size);
+    }
+}
+
+/* A number of heads that the compiler knows keeps their sums in registers. */
+INLINE void all_heads(const Attention *p, int64_t row, int64_t token, int64_t head, int64_t count, floats *scores,
+                      const int64_t room, const int size) {
+    for (const int64_t end = head + count; head < end; head += HEADS) {
+        const int64_t left = end - head;
+        switch (left < HEADS ? left : HEADS) {
+            case 1: some_heads(p, row, token, head, scores, room, 1, size); break;
+            case 2: some_heads(p, row, token, head, scores, room, 2, size); break;
+            case 3: some_heads(p, row, token, head, scores, room, 3, size); break;
+            default: some_heads(p, row, token, head, scores, room, HEADS, size);
+        }
+    }
 }
 
 /* q, keys, values and y are all float32 or all bfloat16; `dim` is a multiple of 32, at most 256. Every token sees
@@ -149,22 +193,19 @@ int attend(const void *q, const void *keys, const void *values, const void *mask
            int bfloat16, int threads) {
     Attention p = {q, keys, values, mask, y, rows, heads, groups, tokens, columns, dim, {0}, (float)scale};
     memcpy(p.strides, strides, sizeof(p.strides));
-    const int64_t tasks = rows * tokens * heads, room = (columns + WIDE - 1) / WIDE;
-    floats *all = aligned_alloc(sizeof(floats), threads * room * sizeof(floats));
+    /* Heads that share keys read them once; but where threads would have nothing to do, each works on its own. */
+    const int64_t together = rows * tokens * groups < threads ? 1 : heads / groups, parts = heads / together;
+    const int64_t tasks = rows * tokens * parts, room = (columns + WIDE - 1) / WIDE;
+    floats *all = aligned_alloc(sizeof(floats), threads * HEADS * room * sizeof(floats));
     if (!all) return 1;
 #pragma omp parallel num_threads(threads)
     {
-        int number = 0;
-#ifdef _OPENMP
-        extern int omp_get_thread_num(void);
-        number = omp_get_thread_num();
-#endif
-        floats *scores = all + number * room;
+        floats *scores = all + omp_get_thread_num() * HEADS * room;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; task++) {
-            const int64_t row_of = task / (tokens * heads), left = task % (tokens * heads);
-            if (bfloat16) attend_one(&p, row_of, left % heads, left / heads, scores, 2);
-            else attend_one(&p, row_of, left % heads, left / heads, scores, 4);
+            const int64_t row = task / (parts * tokens), head = task / tokens % parts * together, token = task % tokens;
+            if (bfloat16) all_heads(&p, row, token, head, together, scores, room, 2);
+            else all_heads(&p, row, token, head, together, scores, room, 4);
         }
     }
     free(all);
