@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +55,23 @@ _HOME = {
 }
 
 
+_TALKATIVE = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers")]
+"""They list the GPU kernels that this machine cannot load."""
+
+
 def _import(module: str) -> ModuleType:
-    """Without the garbage collector, which finds nothing while five seconds of modules are made, and takes one."""
-    running = gc.isenabled()
+    """Without such lists, and without the garbage collector, which takes one of five seconds and finds nothing."""
+    running, levels = gc.isenabled(), [logger.level for logger in _TALKATIVE]
     gc.disable()
+    for logger in _TALKATIVE:
+        logger.setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
     finally:
         if running:
             gc.enable()
+        for logger, level in zip(_TALKATIVE, levels, strict=True):
+            logger.setLevel(level)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Starting, resuming, retrying and stopping cells, with a stand-in for `liquid train` that needs milliseconds."""
 
+import _thread
 import contextlib
 import dataclasses
 import json
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -275,6 +277,18 @@ def test_a_stop_waits_until_ray_tasks_have_kept_their_checkpoints(spread):
     assert not (grid.output / "a_text_x1_s0").exists()
     _, jobs = spread("hang", "a")
     assert [job.state for job in jobs] == ["resume", "new"]
+
+
+def test_a_task_can_be_cancelled_where_ctrl_c_is_ignored(tmp_path, monkeypatch):
+    # As in all that descends from a command in the background; Ray cancels a task by the same signal.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "run_cell", lambda *_: _thread.interrupt_main() or time.sleep(2))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.run_there(None, None, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_machine_without_the_shared_files_is_named(tmp_path):
