@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,16 @@ _TALKATIVE = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytr
 """They list the GPU kernels that this machine cannot load."""
 
 
+_importing = threading.RLock()
+
+
 def _import(module: str) -> ModuleType:
     """Without such lists, and without the garbage collector, which takes one of five seconds and finds nothing."""
+    with _importing:
+        return _import_quietly(module)
+
+
+def _import_quietly(module: str) -> ModuleType:
     running, levels = gc.isenabled(), [logger.level for logger in _TALKATIVE]
     gc.disable()
     for logger in _TALKATIVE:

@@ -48,15 +48,28 @@ def test_it_is_attention(shape, dtype, own, monkeypatch):
 
 @needs_library
 @pytest.mark.parametrize("dtype", ROUNDING)
-def test_a_token_gives_the_same_whatever_is_beside_it(dtype):
+def test_a_token_gives_the_same_whatever_is_beside_it(dtype, monkeypatch):
     q, keys, values, mask = example(3, 6, 2, 5, 640, 64, dtype)
     together = attention.attend(q, keys, values, mask, 0.125)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)  # so many that heads do not share keys any more
     for row in range(3):
         for token in range(5):
             end = int(mask[row, 0, token].nonzero().max()) + 1
             at, some = slice(row, row + 1), slice(token, token + 1)
             part = q[at, :, some], keys[at, :, :end], values[at, :, :end], mask[at, :, some, :end]
             torch.testing.assert_close(attention.attend(*part, 0.125), together[at, some], rtol=0, atol=0)
+
+
+@needs_library
+def test_a_mask_for_all_rows_and_a_token_that_sees_nothing():
+    q, keys, values, mask = example(2, 4, 2, 3, 100, 64, torch.float32)
+    alike = mask[:1]
+    found = attention.attend(q, keys, values, alike, 0.2)
+    torch.testing.assert_close(found, attention.attend(q, keys, values, alike.repeat(2, 1, 1, 1), 0.2), rtol=0, atol=0)
+    alike[:, :, 1] = False
+    blind = attention.attend(q, keys, values, alike, 0.2)
+    assert not blind[:, 1].any()
+    torch.testing.assert_close(blind[:, ::2], found[:, ::2], rtol=0, atol=0)
 
 
 @needs_library

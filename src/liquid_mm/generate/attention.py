@@ -40,14 +40,14 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) 
     Args:
         q: (R, heads, T, dim).
         keys, values: (R, groups, columns, dim), where `heads` is a multiple of `groups`; of q's type.
-        mask: (R, 1, T, columns), bool: whether it is seen; what is seen lies together and is not nothing.
+        mask: (R, 1, T, columns), bool, or broadcasting to it: whether it is seen; what is seen lies together.
         scale: of scores.
 
     Returns:
         (R, T, heads, dim).
     """
     if can_attend(q, keys, values, mask):
-        together = q.contiguous(), keys, values, mask.contiguous()
+        together = q.contiguous(), keys, values, mask.expand(q.shape[0], 1, q.shape[2], keys.shape[2]).contiguous()
         y: Tensor = torch.ops.liquid.attend(*together, scale, torch.get_num_threads())
         return y
     rows, heads, tokens, width = q.shape
@@ -81,8 +81,9 @@ def _forward(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it; what is asked without a mask is not of generation, and goes PyTorch's way."""
-    if attention_mask is None or attention_mask.dtype != torch.bool:
+    """As transformers calls it; what is not asked by generation, or more than it asks, goes PyTorch's way."""
+    asked = [name for name in ("position_bias", "softcap", "cache", "s_aux") if more.get(name) is not None]
+    if attention_mask is None or attention_mask.dtype != torch.bool or asked or dropout:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **more
         )

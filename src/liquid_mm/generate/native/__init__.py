@@ -36,6 +36,7 @@ FLAGS = (
     "-fopenmp",
     "-shared",
     "-fPIC",
+    "-Wl,-Bsymbolic",
     f"-L{Path(torch.__file__).parent / 'lib'}",
     "-ltorch_cpu",
 )

@@ -59,6 +59,7 @@ INLINE void store(char *to, floats even, floats odd, const int size) {
 
 /* e^x for x ≤ 0, to 2 units in the last place: x = n ln 2 + r, and a polynomial of r (Cephes). */
 INLINE floats power(floats x) {
+    x = (floats)_mm512_max_ps(_mm512_set1_ps(-150), (__m512)x); /* NaN stays, as it is the second */
     const __m512 n = _mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
     const floats r = (x - (floats)n * 0.693359375f) + (floats)n * 2.12194440e-4f;
     floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -155,7 +156,8 @@ INLINE void some_heads(const Attention *p, int64_t row, int64_t token, int64_t h
         floats *of_head = scores + h * room, whole = {0};
         const float top = _mm512_reduce_max_ps((__m512)most[h]);
         for (int64_t c = 0; c < count; c += WIDE) whole += of_head[c / WIDE] = power(of_head[c / WIDE] - top);
-        share[h] = 1 / _mm512_reduce_add_ps((__m512)whole);
+        const float sum = _mm512_reduce_add_ps((__m512)whole);
+        share[h] = count ? 1 / sum : 0;
     }
     floats sums[HEADS][MOST / WIDE];
     for (int64_t i = 0; i < chunks; i += 4) {
@@ -186,8 +188,8 @@ INLINE void all_heads(const Attention *p, int64_t row, int64_t token, int64_t he
     }
 }
 
-/* q, keys, values and y are all float32 or all bfloat16; `dim` is a multiple of 32, at most 256. Every token sees
- * something. Returns 0, or 1 where there is no memory. */
+/* q, keys, values and y are all float32 or all bfloat16; `dim` is a multiple of 32, at most 256. A token that
+ * sees nothing gives zeros. Returns 0, or 1 where there is no memory. */
 int attend(const void *q, const void *keys, const void *values, const void *mask, void *y, int64_t rows, int64_t heads,
            int64_t groups, int64_t tokens, int64_t columns, int64_t dim, const int64_t strides[4], double scale,
            int bfloat16, int threads) {

@@ -4,7 +4,7 @@
  *   bfloat16       (blocks, in / 2, 32, 2)
  *   float32, int8  (blocks, in, 32); int8 with a float32 scale for each output
  *
- * They are turned into float32 on the way and summed in float32, each row in the same order whatever rows are beside it.
+ * They are turned into float32 on the way and summed in float32, each row in the same order whatever is beside it.
  * The processor's own products of bfloat16 (vdpbf16ps) take as long as converting and two float32 products, from four
  * rows on longer (Intel Xeon, Sapphire Rapids). Some rows at a time keep their sums in registers; for the next ones the
  * block comes from the cache. What is read later is asked for early: sums leave the processor no room to look ahead.
