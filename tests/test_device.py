@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from liquid_mm.device import default_dtype, parse_dtype, pick_device, quantization_config
+from liquid_mm.device import default_dtype, end_helpers, parse_dtype, pick_device, quantization_config
 from liquid_mm.errors import UserError
 
 
@@ -44,3 +44,10 @@ def test_quantisation_names_and_packages(monkeypatch):
         monkeypatch.setattr(f"transformers.utils.import_utils.is_{package}_available", lambda: False)
         with pytest.raises(UserError, match=f"pip install {package}"):
             quantization_config("int8", torch.device(device))
+
+
+def test_computing_goes_on_after_its_helpers_have_ended():
+    x = torch.randn(256, 256)
+    before = x @ x
+    end_helpers()
+    torch.testing.assert_close(x @ x, before, rtol=0, atol=0)

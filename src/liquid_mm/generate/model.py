@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from liquid_mm.checkpoint import Checkpoint, load_checkpoint
-from liquid_mm.device import generation_dtype, pick_device
+from liquid_mm.device import end_helpers, generation_dtype, pick_device
 from liquid_mm.errors import UserError
 from liquid_mm.generate.engine import Engine
 from liquid_mm.generate.fingerprint import weights_fingerprint
@@ -66,7 +66,9 @@ def load(
     dtype = dtype or generation_dtype(device)
     checkpoint = load_checkpoint(path, device=device, dtype=dtype, quantization=quantization)
     pack(checkpoint.llm)
-    return LiquidModel(checkpoint, max_batch)
+    model = LiquidModel(checkpoint, max_batch)
+    end_helpers()  # another thread may be the one that generates
+    return model
 
 
 class LiquidModel:

@@ -23,6 +23,7 @@ from weakref import WeakSet
 
 from PIL import Image
 
+from liquid_mm.device import end_helpers
 from liquid_mm.errors import UserError
 from liquid_mm.generate.images import GeneratedImage
 from liquid_mm.generate.model import LiquidModel
@@ -90,6 +91,7 @@ class Service:
         """Warm the model up, by drawing, reading and writing once, and begin to answer."""
         (picture,) = self.model.generate_images(["a"], seed=0)
         self.model.generate_text("", [picture.image], max_new_tokens=2, seed=0)
+        end_helpers()  # from now on the engine's thread computes
         self._engine_thread.start()
         self._warm = True
 
@@ -112,7 +114,14 @@ class Service:
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function that computes or waits in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+
+        def run() -> Any:
+            try:
+                return function(*arguments)
+            finally:
+                end_helpers()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     async def draw(
         self,
