@@ -23,7 +23,9 @@ import uvicorn
 
 import liquid_mm
 from liquid_mm.device import end_helpers
+from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.serve.app import create_app
+from liquid_mm.vocab.records import Text
 
 PROMPT, STORY, TOKENS = "a red apple, 3D style", "Once upon a time", 48
 
@@ -56,13 +58,21 @@ def measure(checkpoint: str, dtype: str | None, turns: int) -> list[dict[str, An
     def post(path: str, **body: Any) -> None:
         http.post(path, json=body).raise_for_status()
 
+    # The same thread computes both: the server's.
+    sampling = SamplingConfig(temperature=0.99, top_k=4096, top_p=0.96)
+    ((_, drawing),) = model.prompting.images([PROMPT], 1, 1, sampling, None, None)
+    writing = model.prompting.text(Text(STORY), 1, SamplingConfig(1.0, None, 1.0), TOKENS)
+
+    def draw() -> None:
+        model.decode_images([model.engine.submit(drawing).result().codes])
+
     cases: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "one picture": (
-            lambda: model.generate_images([PROMPT], seed=1),
+            draw,
             lambda: post("images/generations", prompt=PROMPT, seed=1),
         ),
         f"{TOKENS} tokens of text": (
-            lambda: model.generate_text(STORY, max_new_tokens=TOKENS, seed=1, temperature=1.0, top_p=1.0),
+            lambda: model.engine.submit(writing).result(),
             lambda: post("completions", prompt=STORY, max_tokens=TOKENS, seed=1, temperature=1.0, top_p=1.0),
         ),
     }
