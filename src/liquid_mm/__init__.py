@@ -56,7 +56,7 @@ _HOME = {
 }
 
 
-_TALKATIVE = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers")]
+TALKATIVE = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers")]
 """They list the GPU kernels that this machine cannot load."""
 
 
@@ -70,16 +70,16 @@ def _import(module: str) -> ModuleType:
 
 
 def _import_quietly(module: str) -> ModuleType:
-    running, levels = gc.isenabled(), [logger.level for logger in _TALKATIVE]
+    running, levels = gc.isenabled(), [logger.level for logger in TALKATIVE]
     gc.disable()
-    for logger in _TALKATIVE:
+    for logger in TALKATIVE:
         logger.setLevel(logging.ERROR)
     try:
         return importlib.import_module(module)
     finally:
         if running:
             gc.enable()
-        for logger, level in zip(_TALKATIVE, levels, strict=True):
+        for logger, level in zip(TALKATIVE, levels, strict=True):
             logger.setLevel(level)
 
 

@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 
+from liquid_mm import TALKATIVE
+
 from liquid_mm.cli import generate as generate  # isort: skip
 from liquid_mm.cli import models as models  # isort: skip
 from liquid_mm.cli import data as data  # isort: skip
@@ -29,8 +31,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    for name in ("torchao", "torch.utils._pytree"):  # torchao lists the GPU kernels that this machine cannot load
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in TALKATIVE:
+        logger.setLevel(logging.ERROR)
     atexit.register(gc.freeze)  # a last search for garbage among all of PyTorch's modules takes a second
     try:
         app()

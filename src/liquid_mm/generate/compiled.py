@@ -37,7 +37,7 @@ from liquid_mm.generate.packed import PackedLinear, PackedPart, is_packed
 from liquid_mm.vocab.base import cache_dir
 
 SAVED, MAKING, LOADING = 0.3e-3, 20.0, 0.1
-"""Seconds, measured on two cores (docs/performance.md): saved per layer and step; to make; to load."""
+"""Seconds, on two cores: saved per layer and step and to make, as measured; to load, several times the measured."""
 
 VERSION = 3
 """Of what is compiled; another number makes old libraries useless."""
