@@ -5,6 +5,7 @@ train_common_noto.jsonl      the same things in Noto style
 train_common_twemoji.jsonl   … in Twemoji style
 train_views.jsonl            3D and Noto pictures moved, resized, dimmed    describing
 train_views_more.jsonl       the same of Twemoji, and of two styles that are never drawn
+train_views_wide.jsonl       all five styles, turned and slanted as well
 test_pictures.jsonl          of the last three styles, pictures that training never shows, of things it knows
 train_pairs.jsonl, test_pairs.jsonl            two things in one picture    drawing at other sizes
 train_questions.jsonl, test_questions.jsonl    conversations of one question
@@ -23,7 +24,7 @@ from pictures import SEEN_STYLES
 from questions import count_questions, easy_vqa, thing_questions
 from scenes import pair_records
 from splits import share
-from views import write_views
+from views import WIDE_VIEWS, write_views
 
 Record = dict[str, Any]
 
@@ -75,6 +76,9 @@ def common_files(
         "train_common_twemoji": known,
         "train_views": views,
         "train_views_more": more,
+        "train_views_wide": [
+            seen for record in common + known + described for seen in write_views(record, out, WIDE_VIEWS, wide=True)
+        ],
         "test_pictures": [record | {"split": "test"} for record in tested],
         **pair_records(first, out),
         "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],

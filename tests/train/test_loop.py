@@ -68,6 +68,33 @@ def test_gradient_accumulation_equals_one_large_batch(tmp_path):
     assert_close(parted, whole, 1e-4)
 
 
+def test_a_weight_of_nought_is_as_if_nothing_of_that_kind_were_learnt(tmp_path):
+    class WithoutCodes(Synthetic):
+        def __next__(self):
+            batch = super().__next__()
+            return batch | {"loss_mask": batch["loss_mask"] & (batch["modality"] != 2)}
+
+    without = recipe(tmp_path / "a", steps=3)
+    weighted = recipe(tmp_path / "b", steps=3, loss_weights={"code": 0, "text": 2})
+    untouched = recipe(tmp_path / "c", steps=3)
+    trainer(without, WithoutCodes()).run()
+    trainer(weighted).run()
+    trainer(untouched).run()
+    values = [
+        [line[name] for line in reports(run) for name in ("text/loss", "grad_norm")]
+        for run in (weighted, without, untouched)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert values[0] != pytest.approx(values[2], rel=1e-4)
+    first = [reports(run)[0]["code/loss"] for run in (weighted, untouched)]
+    assert first[0] == first[1]  # reported all the same, and without the weight
+
+
+def test_weights_of_nought_alone_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing to learn"):
+        recipe(tmp_path, loss_weights={"code": 0, "text": 0, "caption": 0})
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_resume_is_exact_across_an_epoch_boundary(tmp_path, method):
     settings = {"method": method, "steps": 9, "log_every": 2, "lora": DROPPING, "new_rows_lr": 3e-2}

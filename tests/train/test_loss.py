@@ -31,10 +31,12 @@ def gradients(loss, hidden, head):
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("rule", [LogitRule(), LogitRule(softcap=2.0), LogitRule(0.3), LogitRule(0.3, 2.0)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_fused_equals_reference(bias, rule, z_loss, chunk_elements):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fused_equals_reference(weighted, bias, rule, z_loss, chunk_elements):
     hidden, head, targets = problem(bias=bias, rule=rule)
-    fused, stats = fused_loss(hidden, head, targets, z_loss=z_loss, chunk_elements=chunk_elements)
-    slow, expected = reference_loss(hidden, head, targets, z_loss=z_loss)
+    settings = {"z_loss": z_loss, "weights": torch.rand(23) * 3 if weighted else None}
+    fused, stats = fused_loss(hidden, head, targets, chunk_elements=chunk_elements, **settings)
+    slow, expected = reference_loss(hidden, head, targets, **settings)
     torch.testing.assert_close(fused, slow)
     torch.testing.assert_close(stats, expected)
     for ours, theirs in zip(gradients(fused / 23, hidden, head), gradients(slow / 23, hidden, head), strict=True):

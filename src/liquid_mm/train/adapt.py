@@ -124,7 +124,13 @@ class Learner(nn.Module):
                 block.compile()
 
     def forward(
-        self, ids: Tensor, positions: Tensor, where: Tensor, targets: Tensor, documents: Documents | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        where: Tensor,
+        targets: Tensor,
+        documents: Documents | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, TokenStats]:
         """Loss on the predicted positions of packed rows.
 
@@ -136,9 +142,10 @@ class Learner(nn.Module):
             where: (N,) int64, indices into the flattened (B·T) of the positions *before* each target.
             targets: (N,) int64 ids to predict there.
             documents: where the documents lie, for the faster attention on the CPU; None: by positions alone.
+            weights: (N,) float32, how much each target counts; None: all 1.
 
         Returns:
-            The summed loss and N positions' statistics.
+            The summed (weighted) loss and N positions' statistics.
         """
         grouped = documents is not None and self.llm.config._attn_implementation == NAME
         grouped = grouped and not self.compiled  # documents differ in every batch: each would be compiled anew
@@ -149,6 +156,7 @@ class Learner(nn.Module):
             hidden,
             Head.of(self.llm),
             targets,
+            weights=weights,
             z_loss=self.z_loss,
             rows=None if self.rows is None else self.rows.head,
             row_ids=None if self.rows is None else self.rows.ids,

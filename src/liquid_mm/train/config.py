@@ -76,6 +76,23 @@ class LayoutConfig(Config):
     activation_checkpointing: bool | None = None
 
 
+class LossWeights(Config):
+    """How much one target of each modality counts in the loss; reported losses are without them.
+
+    A caption has a tenth of the targets of its picture: where both are learnt at once, the picture's decide the step.
+    """
+
+    text: Annotated[float, Field(ge=0)] = 1.0
+    code: Annotated[float, Field(ge=0)] = 1.0
+    caption: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> LossWeights:
+        if not (self.text or self.code or self.caption):
+            raise ValueError("with all weights 0 there is nothing to learn.")
+        return self
+
+
 class ArchitectureConfig(Config):
     """The shape of the model, for `liquid train --plan` before there is a checkpoint to look at.
 
@@ -106,6 +123,7 @@ class TrainConfig(Config):
         weight_decay: AdamW's; never on norms and biases.
         clip: largest gradient norm, or None.
         precision: `bf16` computes in bfloat16 while what is trained stays in float32.
+        loss_weights: how much a target counts, by modality (`text`, `code`, `caption`).
         z_loss: weight of logsumexp², which keeps logits from drifting.
         activation_checkpointing: compute activations twice instead of keeping them.
         compile: run each layer through `torch.compile`.
@@ -145,6 +163,7 @@ class TrainConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     schedule: ScheduleConfig = ScheduleConfig()
     clip: Annotated[float | None, Field(gt=0)] = 1.0
+    loss_weights: LossWeights = LossWeights()
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["bf16", "fp32"] = "bf16"
     activation_checkpointing: bool = False

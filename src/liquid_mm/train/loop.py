@@ -3,7 +3,7 @@
     batches ──► Inputs ──► Learner ──► summed loss / targets of the whole step ──► AdamW     (× steps)
                                                      └─► Meter ──► report, validate, sample, save
 
-The loss is the mean over every target of the step, whatever batch or process it lies in, so gradient accumulation and
+The loss is the (weighted) mean over every target of the step, whatever batch or process it lies in, so gradient accumulation and
 the number of processes change nothing. At the end of a step, and only there, a run can be stopped and resumed exactly.
 """
 
@@ -31,7 +31,7 @@ from liquid_mm.train.flops import Cost, peak_flops
 from liquid_mm.train.guard import Guard, Trouble
 from liquid_mm.train.inputs import Inputs, sizes, to_inputs
 from liquid_mm.train.loss import TokenStats
-from liquid_mm.train.metrics import Meter, Recorder
+from liquid_mm.train.metrics import MODALITIES, Meter, Recorder
 from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
 from liquid_mm.train.records import worst_first
 from liquid_mm.train.report import write_report
@@ -85,6 +85,7 @@ class Trainer:
         self.trained = learner.trained()
         self.optimizer = make_optimizer(learner, config)
         self.meter = self._new_meter()
+        self.weights = self._weights()
         self.state = checkpoint.Progress()
         self.root = config.output / "checkpoints"
         self.checkpoints = checkpoint.Checkpointer(self.root, engine, config.keep)
@@ -183,15 +184,19 @@ class Trainer:
         inputs = [to_inputs(batch, self.engine.device) for batch in batches]
         counts = [sum(len(x.targets) for x in inputs), *map(sum, zip(*map(sizes, batches), strict=True)), len(signals)]
         targets, tokens, pairs, stops = self.engine.total(counts)
+        weights = [None if self.weights is None else self.weights[x.modality] for x in inputs]
+        weight = targets
+        if self.weights is not None:
+            (weight,) = self.engine.total([sum(float(each.sum()) for each in weights if each is not None)])
         set_learning_rate(self.optimizer, factor(self.state.step, self.config.steps, self.config.schedule))
         self.learner.train()
         seen = []
-        for x in inputs:
+        for x, each in zip(inputs, weights, strict=True):
             with self.engine.gradients(self.model, last=x is inputs[-1]):
                 with self.engine.autocast():
-                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents)
+                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents, each)
                 # Wrapped models average gradients over processes; the mean wanted is over targets.
-                self.engine.backward(loss * (self.engine.world / max(targets, 1)))
+                self.engine.backward(loss * (self.engine.world / (weight or 1)))
             seen.append(stats)
         norm = float(self.engine.clip(self.trained.values(), self.config.clip))
         (total,) = self.engine.total([float(torch.stack([stats.loss.sum() for stats in seen]).sum())])
@@ -235,6 +240,13 @@ class Trainer:
                 f"with `liquid inspect {path} -c {self.config.model}`. Lower lr or new_rows_lr, clip harder, or leave "
                 f"such steps out with on_bad_step: skip. Checkpoints in {self.root} are from before."
             )
+
+    def _weights(self) -> Tensor | None:
+        """What a target of each modality counts, (4,); None: all the same."""
+        given = self.config.loss_weights.model_dump()
+        if set(given.values()) == {1.0}:
+            return None
+        return torch.tensor([given.get(name, 0.0) for name in MODALITIES], device=self.engine.device)
 
     def _new_meter(self) -> Meter:
         return Meter(self.engine.device, self.learner.vocabulary)

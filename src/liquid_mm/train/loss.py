@@ -87,6 +87,7 @@ def fused_loss(
     head: Head,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     z_loss: float = 0.0,
     rows: Tensor | None = None,
     row_ids: Tensor | None = None,
@@ -98,6 +99,7 @@ def fused_loss(
         hidden: (N, D) last hidden states, each of the position before its target.
         head: the output head; its weight and bias receive gradients if they require them.
         targets: (N,) int64 ids to predict (already shifted).
+        weights: (N,) float32, how much each position counts in the sum; None: all 1. Statistics are without them.
         z_loss: adds `z_loss · logsumexp²` per position.
         rows: (R, D) master copy of rows of a frozen `head.weight`, which holds their rounded values; receives theirs.
         row_ids: (R,) int64, the ids of `rows`.
@@ -108,18 +110,21 @@ def fused_loss(
     """
     chunk_elements = chunk_elements or CHUNK_ELEMENTS.get(hidden.device.type, 1 << 24)
     total, loss, top, logsumexp = _FusedLoss.apply(
-        hidden, head.weight, head.bias, rows, row_ids, targets, head.rule, z_loss, chunk_elements
+        hidden, head.weight, head.bias, rows, row_ids, targets, weights, head.rule, z_loss, chunk_elements
     )
     return total, TokenStats(loss, top, logsumexp)
 
 
-def reference_loss(hidden: Tensor, head: Head, targets: Tensor, *, z_loss: float = 0.0) -> tuple[Tensor, TokenStats]:
+def reference_loss(
+    hidden: Tensor, head: Head, targets: Tensor, *, weights: Tensor | None = None, z_loss: float = 0.0
+) -> tuple[Tensor, TokenStats]:
     """The same as `fused_loss` with every logit in memory: slow and obvious, for tests."""
     logits = head.logits(hidden)
     loss = F.cross_entropy(logits, targets, reduction="none")
     logsumexp = logits.logsumexp(-1)
     stats = TokenStats(loss.detach(), logits.argmax(-1), logsumexp.detach())
-    return (loss + z_loss * logsumexp**2).sum(), stats
+    each = loss + z_loss * logsumexp**2
+    return (each if weights is None else each * weights).sum(), stats
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -134,6 +139,7 @@ class _FusedLoss(torch.autograd.Function):
         rows: Tensor | None,
         row_ids: Tensor | None,
         targets: Tensor,
+        weights: Tensor | None,
         rule: LogitRule,
         z_loss: float,
         chunk_elements: int,
@@ -174,6 +180,8 @@ class _FusedLoss(torch.autograd.Function):
                 # d(loss + z·lse²)/d logits = softmax·(1 + 2·z·lse) − onehot
                 d_logits = exp.mul_(((1 + 2 * z_loss * lse) / norm)[:, None])
                 d_logits.scatter_add_(1, target, torch.full_like(picked, -1.0)[:, None])
+                if weights is not None:
+                    d_logits.mul_(weights[part, None])
                 if slope is not None:
                     d_logits.mul_(slope)
                 if rule.scale != 1:
@@ -188,7 +196,8 @@ class _FusedLoss(torch.autograd.Function):
                     d_rows += d.index_select(1, row_ids).T @ h
                 if d_bias is not None:
                     d_bias += d_logits.sum(0)
-        total = loss.sum() + z_loss * logsumexp.square().sum() if z_loss else loss.sum()
+        each = loss + z_loss * logsumexp.square() if z_loss else loss
+        total = each.sum() if weights is None else torch.dot(each, weights)
         made = ((d_hidden, hidden), (d_weight, weight), (d_bias, bias), (d_rows, rows))
         ctx.gradients = [None if d is None or of is None else d.to(of.dtype) for d, of in made]
         ctx.mark_non_differentiable(loss, top, logsumexp)
@@ -199,4 +208,4 @@ class _FusedLoss(torch.autograd.Function):
         # In place: a second (V, D) float32 tensor is what this function exists to avoid. So backward runs once.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the fused loss cannot be differentiated twice"
-        return *(None if d is None else d.mul_(grads[0].to(d.dtype)) for d in gradients), *[None] * 5
+        return *(None if d is None else d.mul_(grads[0].to(d.dtype)) for d in gradients), *[None] * 6
