@@ -45,9 +45,7 @@ def main(
             name = f"drawn/{record['id'].replace('/', '-')}-{seed}.png"
             with atomic_file(out / name) as path:
                 image.image.save(path, "png")
-            drawn.append(
-                record | {"id": f"{record['id']}/drawn{seed}", "image": name, "text": styled[record["image"]]}
-            )
+            drawn.append(record | {"id": f"{record['id']}/drawn{seed}", "image": name, "text": styled[record["image"]]})
     write_jsonl(out, {"train_drawn": drawn})
     print(f"{len(drawn)} drawings in {out / 'drawn'}, captions in {out / 'train_drawn.jsonl'}")
 

@@ -51,6 +51,23 @@ def test_a_layout_that_cannot_fit_is_refused():
         refuse([plan])
 
 
+def test_layers_computed_together_are_planned():
+    def plan(layout):
+        config = load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["sample_every=null", f"layouts={{8: {layout}}}"])
+        return make_plan(config, shape, 8, "H100")
+
+    shape = Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml"))
+    apart, together = plan("{shard: 4, rows: 1}"), plan("{shard: 4, tensor_parallel: 2, rows: 2}")
+    assert apart.config.grad_accum == together.config.grad_accum
+    layers, name = shape.layers * shape.layer, "parameters and optimiser"
+    assert apart.memory[name] == 4 * (shape.outside + layers)
+    assert together.memory[name] == 4 * (shape.outside + layers / 2)
+    assert apart.memory["activations"] < together.memory["activations"] < 2 * apart.memory["activations"]
+    assert "1 x 4 x 2 that compute layers together GPUs, 2 rows on each" in together.text(shape, 0.4)
+    with pytest.raises(UserError, match="tensor_parallel 3: 16 attention heads"):
+        Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["sample_every=null", "tensor_parallel=3"]))
+
+
 @pytest.mark.parametrize(
     ("override", "gpus", "gpu", "message"),
     [

@@ -50,6 +50,7 @@ FAMILIES = {
     "llama_tied": lambda: transformers.LlamaConfig(**GROUPED, tie_word_embeddings=True),
     "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
     "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=16),
+    "qwen3_pairs": lambda: transformers.Qwen3Config(**GROUPED | {"num_key_value_heads": 2}, head_dim=16),
     "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=5),
     "phi": lambda: transformers.PhiConfig(**GROUPED),
     "phi3": lambda: transformers.Phi3Config(**GROUPED),
@@ -148,10 +149,10 @@ class Synthetic:
 CLOCK = ("tokens_per_second",)
 
 
-def trainer(config, batches=None, **options):
+def trainer(config, batches=None, family="llama_tied", **options):
     engine = Engine(config.precision)
     torch.manual_seed(config.seed)
-    learner = Learner(tiny(), VOCABULARY, config)
+    learner = Learner(tiny(family), VOCABULARY, config)
     return Trainer(learner, batches or Synthetic(), config, engine, progress=False, **options)
 
 

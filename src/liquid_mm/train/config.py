@@ -66,12 +66,13 @@ class LayoutConfig(Config):
     """How a run is spread over a certain number of processes.
 
     Args:
-        shard: processes that share one copy of the parameters; see `TrainConfig`.
+        shard, tensor_parallel: processes that share one copy of the parameters, in two ways; see `TrainConfig`.
         rows: rows a process computes at once; batch size and gradient accumulation follow.
         activation_checkpointing: None: as the recipe says.
     """
 
     shard: Shard
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
     rows: Annotated[int, Field(ge=1)]
     activation_checkpointing: bool | None = None
 
@@ -129,6 +130,8 @@ class TrainConfig(Config):
         compile: run each layer through `torch.compile`.
         shard: processes that share one copy of parameters and optimiser state (FSDP2), or `all`; groups of that size
             are copies of each other (HSDP).
+        tensor_parallel: processes that compute each layer together, on the same rows; `shard` then counts groups of
+            them. For models too large for one GPU's share; `method: full` only.
         layouts: by number of processes, what to use instead of `shard`, `data.batch_size` and `grad_accum`, whose
             product of the last two, the rows of a step, stays as it is.
         architecture: for `--plan` where `model` does not exist yet.
@@ -169,6 +172,7 @@ class TrainConfig(Config):
     activation_checkpointing: bool = False
     compile: bool = False
     shard: Shard = 1
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
     layouts: dict[Annotated[int, Field(ge=1)], LayoutConfig] = Field(default_factory=dict)
     architecture: ArchitectureConfig | None = None
     peak_flops: Annotated[float | None, Field(gt=0)] = None
@@ -191,6 +195,15 @@ class TrainConfig(Config):
     def _fits(self) -> TrainConfig:
         if self.adapter_base is not None and self.method == "full":
             raise ValueError("adapter_base is for method lora or rows: after full training all weights differ.")
+        if max(self.tensor_parallel, *(layout.tensor_parallel for layout in self.layouts.values()), 1) > 1:
+            if self.method != "full":
+                raise ValueError("tensor_parallel is for method full: new rows and LoRA layers are not cut.")
+            if self.compile:
+                raise ValueError("tensor_parallel and compile do not go together: set compile: false.")
+            if self.sample_every is not None:
+                raise ValueError(
+                    "tensor_parallel: no process has a whole model to sample from: set sample_every: null."
+                )
         return self
 
     @property
@@ -204,28 +217,35 @@ class TrainConfig(Config):
         Raises:
             UserError: the rows of a step, or the processes, cannot be shared out so.
         """
-        config = self
-        if layout := self.layouts.get(world):
-            together = world * layout.rows
+        config, layout = self, self.layouts.get(world)
+        tensor = layout.tensor_parallel if layout else self.tensor_parallel
+        if world % tensor:
+            raise UserError(f"tensor_parallel {tensor}: {world} processes do not form whole groups of that many.")
+        groups = world // tensor
+        if layout:
+            together = groups * layout.rows
             if self.rows_per_step % together:
                 raise UserError(
-                    f"layouts.{world}: {world} processes of {layout.rows} rows make {together} at once, which does not "
-                    f"divide the {self.rows_per_step} rows of a step (data.batch_size × grad_accum)."
+                    f"layouts.{world}: {groups} {'processes' if tensor == 1 else f'groups of {tensor} processes'} of "
+                    f"{layout.rows} rows make {together} at once, which does not divide the {self.rows_per_step} rows "
+                    f"of a step (data.batch_size × grad_accum)."
                 )
             changes: dict[str, Any] = {
                 "shard": layout.shard,
+                "tensor_parallel": tensor,
                 "grad_accum": self.rows_per_step // together,
                 "data": self.data.model_copy(update={"batch_size": together}),
             }
             if layout.activation_checkpointing is not None:
                 changes["activation_checkpointing"] = layout.activation_checkpointing
             config = self.model_copy(update=changes)
-        shard = world if config.shard == "all" else config.shard
-        if world % shard:
-            raise UserError(f"shard {shard}: {world} processes do not form whole groups of that many.")
-        if self.validation is not None and self.validation.batch_size % world:
+        shard = groups if config.shard == "all" else config.shard
+        if groups % shard:
+            of = f" in groups of {tensor}" if tensor > 1 else ""
+            raise UserError(f"shard {shard}: {world} processes{of} do not form whole groups of that many.")
+        if self.validation is not None and self.validation.batch_size % groups:
             raise UserError(
                 f"validation.batch_size {self.validation.batch_size} cannot be shared by {world} processes: it must be "
-                f"a multiple of their number."
+                f"a multiple of {groups}."
             )
         return config.model_copy(update={"shard": shard})

@@ -6,6 +6,7 @@ talk over gloo. How they share the model is one number:
     8 processes, shard 1      8 whole copies, gradients averaged (DDP)
     8 processes, shard 8      one copy, each process holds an eighth of parameters, gradients and moments (FSDP2)
     8 processes, shard 4      2 copies of 4 parts (HSDP)
+    8 processes, shard 4, tensor 2      one copy in 4 parts, of which two processes each compute half of every layer
 
 Trained parameters stay in float32; `precision="bf16"` makes products in bfloat16, by autocast and, where parameters are
 gathered from several processes, by gathering them in that type.
@@ -30,6 +31,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from liquid_mm.errors import UserError
 from liquid_mm.train.shards import whole
+from liquid_mm.train.tensor import clip_by_meshes, cut, sum_partial_gradients
 
 
 class Engine:
@@ -37,10 +39,11 @@ class Engine:
 
     Args:
         precision: type of matrix products.
-        shard: processes that share one copy of the model; divides their number.
+        shard: processes, or groups of `tensor` of them, that share one copy of the model.
+        tensor: processes that compute each layer together; shard · tensor divides the number of processes.
     """
 
-    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32", shard: int = 1) -> None:
+    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32", shard: int = 1, tensor: int = 1) -> None:
         # No buffer changes in training, and autocast is ours: accelerate's would convert every output to float32.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         # Only when told to compute on the CPU does accelerate look for other processes there.
@@ -53,12 +56,13 @@ class Engine:
                 f"start with torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR."
             )
         self._bf16 = precision == "bf16"
-        assert self.world % shard == 0
+        assert self.world % (shard * tensor) == 0
+        self._tensor = tensor
         self._mesh: DeviceMesh | None = None
-        if shard > 1:
+        if shard * tensor > 1:
             # By torch itself: accelerate's FSDP exists on accelerators only and wants to make the optimiser's groups.
-            shape = (self.world // shard, shard)
-            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("copies", "shard"))
+            shape = (self.world // (shard * tensor), shard, tensor)
+            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("copies", "shard", "tensor"))
         # Checkpoints are written in the background, where they must not meet the messages of a training step.
         self.background: Any = self._patient()
         self._waiting: Any = self._patient()
@@ -82,6 +86,16 @@ class Engine:
         return value
 
     @property
+    def data_rank(self) -> int:
+        """Which share of the data this process reads, from 0: those that compute layers together read the same."""
+        return self.rank // self._tensor
+
+    @property
+    def data_world(self) -> int:
+        """How many shares the data has."""
+        return self.world // self._tensor
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         value: bool = self._accelerator.is_main_process
@@ -92,17 +106,21 @@ class Engine:
         """Whether processes hold parts of the model."""
         return self._mesh is not None
 
-    def wrap(self, module: nn.Module, blocks: Iterable[nn.Module]) -> Any:
+    def wrap(self, module: nn.Module, blocks: Iterable[nn.Module], cuts: Mapping[str, str] | None = None) -> Any:
         """Move `module` to the device and share gradients, and where asked parameters, with the other processes.
 
         Args:
             module: what is trained; called as a whole.
             blocks: its layers. Where parameters are shared, one block at a time is whole on a process, and what is in
                 no block (embedding, head) from forward to backward.
+            cuts: how processes that compute layers together cut them (`tensor.cuts`); needed where there are such.
         """
         if self._mesh is None:
             return self._accelerator.prepare_model(module)
-        mesh = self._mesh if self._mesh.size(0) > 1 else self._mesh["shard"]
+        if self._tensor > 1:
+            assert cuts is not None, "layers computed together need to know how"
+            self._partial = cut(module, cuts, self._mesh["tensor"])
+        mesh = self._mesh["copies", "shard"] if self._mesh.size(0) > 1 else self._mesh["shard"]
         kind = torch.bfloat16 if self._bf16 else None
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
@@ -126,8 +144,12 @@ class Engine:
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
         """Gradient norm over all `parameters` (a scalar, on the device); above `limit` gradients are scaled to it."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
-        return whole(norm)
+        limit = float("inf") if limit is None else limit
+        if self._tensor == 1:
+            return whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        assert self._mesh is not None
+        sum_partial_gradients(self._partial, self._mesh["tensor"])
+        return clip_by_meshes(parameters, limit)
 
     @contextlib.contextmanager
     def gathered(self, wrapped: Any) -> Iterator[None]:
@@ -151,12 +173,13 @@ class Engine:
         return collected
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over processes, the same on all."""
+        """Sum over all shares of the data, the same on all processes."""
         summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")
-        return summed
+        # Those that compute layers together have counted the same.
+        return summed if self._tensor == 1 else summed.div_(self._tensor).to(tensor.dtype)
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Sum of each of a few numbers over processes."""
+        """Sum of each of a few numbers over all shares of the data."""
         if self.world == 1:
             return list(values)
         kind = torch.float32 if self.device.type == "mps" else torch.float64  # Metal has no float64

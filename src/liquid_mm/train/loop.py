@@ -3,8 +3,9 @@
     batches ──► Inputs ──► Learner ──► summed loss / targets of the whole step ──► AdamW     (× steps)
                                                      └─► Meter ──► report, validate, sample, save
 
-The loss is the (weighted) mean over every target of the step, whatever batch or process it lies in, so gradient accumulation and
-the number of processes change nothing. At the end of a step, and only there, a run can be stopped and resumed exactly.
+The loss is the (weighted) mean over every target of the step, whatever batch or process it lies in, so gradient
+accumulation and the number of processes change nothing. At the end of a step, and only there, a run can be stopped and
+resumed exactly.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
 from liquid_mm.train.records import worst_first
 from liquid_mm.train.report import write_report
 from liquid_mm.train.signals import Interrupted, stop_signals
+from liquid_mm.train.tensor import cuts
 
 
 class Batches(Protocol):
@@ -81,7 +83,9 @@ class Trainer:
         self.validation, self.sample, self.describe, self.progress = validation, sample, describe, progress
         self.cost = Cost.of(learner)
         self.peak = config.peak_flops or peak_flops(engine.device)
-        self.model = engine.wrap(learner, learner.blocks())
+        parts = config.tensor_parallel
+        named = {f"llm.{name}": how for name, how in cuts(learner.llm, parts).items()} if parts > 1 else None
+        self.model = engine.wrap(learner, learner.blocks(), named)
         self.trained = learner.trained()
         self.optimizer = make_optimizer(learner, config)
         self.meter = self._new_meter()
@@ -91,7 +95,7 @@ class Trainer:
         self.checkpoints = checkpoint.Checkpointer(self.root, engine, config.keep)
         self.guard = Guard(config)
         self.work = 0.0
-        torch.manual_seed(config.seed + engine.rank)  # each process drops out other units
+        torch.manual_seed(config.seed + engine.data_rank)  # each share of the data drops out other units
 
     def resume(self) -> None:
         """Go to the newest checkpoint; without one, stay at the start."""
@@ -196,7 +200,7 @@ class Trainer:
                 with self.engine.autocast():
                     loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents, each)
                 # Wrapped models average gradients over processes; the mean wanted is over targets.
-                self.engine.backward(loss * (self.engine.world / (weight or 1)))
+                self.engine.backward(loss * (self.engine.data_world / (weight or 1)))
             seen.append(stats)
         norm = float(self.engine.clip(self.trained.values(), self.config.clip))
         (total,) = self.engine.total([float(torch.stack([stats.loss.sum() for stats in seen]).sum())])
@@ -226,7 +230,8 @@ class Trainer:
     ) -> None:
         """Write down what the batch of a bad step held; go on without it, if that is allowed."""
         held = [d for pair in zip(batches, costs, strict=True) for d in self.describe(*pair)] if self.describe else []
-        documents = worst_first([document for process in self.engine.gather(held) for document in process])
+        read = self.engine.gather(held)[:: self.config.tensor_parallel]
+        documents = worst_first([document for process in read for document in process])
         path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
         values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}
         if self.engine.is_main:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.config import ScheduleConfig, TrainConfig
 from liquid_mm.train.shards import held
+from liquid_mm.train.tensor import by_mesh
 
 
 def factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
@@ -48,7 +49,8 @@ def make_optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in rest if p.ndim < 2], "peak_lr": config.lr, "weight_decay": 0.0},
         {"params": learner.new_rows(), "peak_lr": new_rows_lr, "weight_decay": config.weight_decay},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=config.betas, fused=True)
+    parts = [group | {"params": params} for group in groups for params in by_mesh(group["params"])]
+    optimizer = torch.optim.AdamW(parts, betas=config.betas, fused=True)
     _start(optimizer)
     if not new and new_rows_lr != config.lr:
         scale_row_updates(optimizer, learner.tables(), learner.row_ids, new_rows_lr / config.lr)

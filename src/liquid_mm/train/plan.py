@@ -23,6 +23,7 @@ from liquid_mm.train.adapt import blocks_of
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.flops import GPUS, attention_width
 from liquid_mm.train.loss import CHUNK_ELEMENTS
+from liquid_mm.train.tensor import cuts
 
 GIB = 2**30
 RESERVE = 2 * GIB
@@ -52,10 +53,16 @@ class Shape:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Shape:
-        """The shape of the model of a recipe: its `architecture` or, where there is none, its checkpoint folder."""
+        """The shape of the model of a recipe: its `architecture` or, where there is none, its checkpoint folder.
+
+        Raises:
+            UserError: neither is there, or the recipe's `tensor_parallel` is more than the family allows.
+        """
         hf, new_rows = _architecture(config)
         with torch.device("meta"):
             llm = AutoModelForCausalLM.from_config(hf)
+        for parts in {config.tensor_parallel, *(layout.tensor_parallel for layout in config.layouts.values())} - {1}:
+            cuts(llm, parts)
         blocks = blocks_of(llm)
         matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
         embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
@@ -86,9 +93,14 @@ class Shape:
         rows = self.tables * self.new_rows * self.hidden
         return rows + (config.lora.rank * self.lora_sides if config.method == "lora" else 0)
 
-    def kept(self) -> int:
-        """Bytes that one layer keeps of each token for its backward pass, in bfloat16 with norms in float32."""
-        return 16 * self.hidden + 2 * (self.attention + 2 * self.keys) + 4 * self.attention + 8 * self.inner
+    def kept(self, parts: int = 1) -> float:
+        """Bytes that one layer keeps of each token for its backward pass, in bfloat16 with norms in float32.
+
+        Args:
+            parts: GPUs that compute the layer together.
+        """
+        cut = 2 * (self.attention + 2 * self.keys) + 4 * self.attention + 8 * self.inner
+        return 16 * self.hidden + cut / parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +138,13 @@ class Plan:
     def text(self, shape: Shape, mfu: float) -> str:
         """The plan for a person to read."""
         config, memory = self.config, sum(self.memory.values())
-        shard = int(config.shard)
-        rows = config.data.batch_size // self.gpus
+        shard, tensor = int(config.shard), config.tensor_parallel
+        rows, copies = config.data.batch_size * tensor // self.gpus, self.gpus // (shard * tensor)
+        together = f" x {tensor} that compute layers together" if tensor > 1 else ""
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.memory.items())
         lines = {
             "parameters": f"{shape.parameters / 1e9:.2f} billion, {self.trained / 1e9:.3g} billion trained",
-            "layout": f"{self.gpus // shard} x {shard} GPUs, {rows} rows on each, {config.grad_accum} times a step"
+            "layout": f"{copies} x {shard}{together} GPUs, {rows} rows on each, {config.grad_accum} times a step"
             + (", activations computed twice" if config.activation_checkpointing else ""),
             "memory per GPU": f"{memory / GIB:.1f} of {GPUS[self.gpu].memory:g} GiB ({parts})",
             "host memory": f"{self.host / GIB:.0f} GiB per GPU while loading",
@@ -152,7 +165,7 @@ def make_plan(config: TrainConfig, shape: Shape, gpus: int, gpu: str) -> Plan:
     if gpu not in GPUS:
         raise UserError(f"unknown GPU {gpu!r}: {nearest(gpu, GPUS)}")
     here = config.on(gpus)
-    if here.data.batch_size % gpus:
+    if here.data.batch_size * here.tensor_parallel % gpus:
         raise UserError(f"data.batch_size {here.data.batch_size} cannot be shared by {gpus} GPUs; add layouts.{gpus}.")
     trained = shape.trained(here)
     tokens = float(here.steps * here.rows_per_step * here.data.seq_len)
@@ -169,7 +182,7 @@ def refuse(plans: list[Plan]) -> None:
     if bad := [f"{plan.gpus} x {plan.gpu}" for plan in plans if not plan.fits]:
         raise UserError(
             f"the layout for {', '.join(bad)} does not fit: use more GPUs, a larger `shard`, fewer `rows`, "
-            f"activation_checkpointing: true, method: lora, or a larger --gpu ({', '.join(GPUS)})."
+            f"tensor_parallel, activation_checkpointing: true, method: lora, or a larger --gpu ({', '.join(GPUS)})."
         )
 
 
@@ -192,20 +205,22 @@ def _architecture(config: TrainConfig) -> tuple[Any, int]:
 
 def _memory(config: TrainConfig, shape: Shape, trained: int, gpus: int) -> dict[str, float]:
     """Bytes on each GPU."""
-    shard = int(config.shard)
+    shard, tensor = int(config.shard), config.tensor_parallel
     number = 2 if config.precision == "bf16" else 4  # bytes of what products are made of
     frozen = 0 if config.method == "full" else shape.parameters
+    if tensor > 1:  # of layers each GPU has a part; only full training is done so
+        trained = shape.outside + shape.layers * shape.layer // tensor
     memory = {"parameters and optimiser": (16 * trained + number * frozen) / shard}
     full = config.method == "full"
-    if shard > 1:  # what is in no layer, and two layers: one computes while the next is fetched
-        memory["gathered"] = number * (shape.outside + 2 * shape.layer) * (2.0 if full else 1.0)
+    if shard * tensor > 1:  # what is in no layer, and two layers: one computes while the next is fetched
+        memory["gathered"] = number * (shape.outside + 2 * shape.layer / tensor) * (2.0 if full else 1.0)
     elif full and number == 2:
         memory["copies in bfloat16"] = 2.0 * shape.parameters
     if full:
         memory["gradient of the head"] = 4.0 * shape.vocabulary * shape.hidden
-    tokens = config.data.batch_size // gpus * config.data.seq_len
-    layer = shape.kept() * number / 2
-    entry = number * shape.hidden if shard > 1 else 4 * shape.hidden
+    tokens = config.data.batch_size * tensor // gpus * config.data.seq_len
+    layer = shape.kept(tensor) * number / 2
+    entry = number * shape.hidden if shard * tensor > 1 else 4 * shape.hidden
     per_token = shape.layers * entry + layer if config.activation_checkpointing else shape.layers * layer
     memory["activations"] = tokens * per_token
     memory["logits"] = 12.0 * CHUNK_ELEMENTS["cuda"]  # the chunk in float32, its gradient, both in the product's type

@@ -44,7 +44,8 @@ OnSample = Callable[[Checkpoint, int, Path], None]
 
 FREE = {
     "output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation",
-    "activation_checkpointing", "compile", "shard", "layouts", "architecture", "peak_flops", "trackers", "on_bad_step",
+    "activation_checkpointing", "compile", "shard", "tensor_parallel", "layouts", "architecture", "peak_flops",
+    "trackers", "on_bad_step",
     "guidance_scale", "taught", "adapter_dtype",
     "data.workers",
 }  # fmt: skip
@@ -78,7 +79,7 @@ def train(
     begun = resume and checkpoints(run / "checkpoints")
     first = None if begun else first_stage(config)
     here = config.on(processes())
-    engine = Engine(here.precision, int(here.shard))
+    engine = Engine(here.precision, int(here.shard), here.tensor_parallel)
     alone = contextlib.ExitStack()
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
@@ -92,12 +93,11 @@ def train(
             load_adapter(learner, base, begins)
         renderer = Renderer(base.tokenizer, base.vocabulary)
         fingerprint = base.image_tokenizer.fingerprint
-        mixture = build_mixture(here.data, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint)
+        share = {"rank": engine.data_rank, "world": engine.data_world}
+        mixture = build_mixture(here.data, renderer, **share, fingerprint=fingerprint)
         validation = None
         if config.validation is not None:
-            validation = build_validation(
-                config.validation, renderer, rank=engine.rank, world=engine.world, fingerprint=fingerprint
-            )
+            validation = build_validation(config.validation, renderer, **share, fingerprint=fingerprint)
         if engine.is_main:
             alone.enter_context(sole_writer(run))
             # Another process may have gone on with the run, or ended it, while this one loaded.
