@@ -298,3 +298,13 @@ def test_an_adapter_on_the_wrong_base_is_refused(trained, tmp_path):
     (tmp_path / "out" / "rows.safetensors").unlink()
     with pytest.raises(UserError, match="incomplete"):
         load_checkpoint(tmp_path / "out", device="cpu")
+
+
+def test_a_run_folder_points_to_its_result(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="has not ended"):
+        read_record(tmp_path)
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "liquid.json").touch()
+    with pytest.raises(UserError, match=f"whose result is {tmp_path}/final"):
+        read_record(tmp_path)

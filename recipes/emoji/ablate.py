@@ -1,7 +1,7 @@
 """What matters when a language model learns to draw: short trainings that differ in one thing, one table.
 
     python recipes/emoji/ablate.py runs/ablate              # every variant, three seeds
-    python recipes/emoji/ablate.py runs/ablate --only init --seeds 1 --steps 100
+    python recipes/emoji/ablate.py runs/ablate --only init --seeds 1 --steps 100 precision=fp32
 
 All share data, order, schedule and steps with `train.yaml`; each writes its run folder, and a run that is finished is
 not done again. The table is printed and written to RUNS/table.md: losses per code and caption token on the training
@@ -34,6 +34,7 @@ COLUMNS = ("train code", "train caption", "validation code", "validation caption
 FACTORS: dict[str, dict[str, dict[str, Any]]] = {
     "init": {init: {"init": init} for init in INITS},
     "method": {"lora": {}, "full": {"method": "full", "lr": 3e-4}, "rows": {"method": "rows"}},
+    "text": {"some": {}, "none": {"text": False}},
     "reversal": {f"{share:.0%}": {"reversal": share} for share in (0.0, 0.2, 0.5)},
     "rate": {f"{rate:g}": {"lr": rate} for rate in (3e-4, 1e-3, 3e-3, 6e-3)},
     "rows rate": {f"{rate:g}": {"new_rows_lr": rate} for rate in (3e-4, 1e-3, 3e-3)},
@@ -47,8 +48,9 @@ def changed(
     sources = [
         source.model_copy(update={"reversal": changes["reversal"]} if "reversal" in changes else {})
         for source in config.data.sources
+        if changes.get("text", True) or source.path.name != "text"
     ]
-    update = {key: value for key, value in changes.items() if key not in ("init", "reversal")} | {
+    update = {key: value for key, value in changes.items() if key not in ("init", "reversal", "text")} | {
         "data": config.data.model_copy(update={"sources": tuple(sources), "seed": seed}),
         "adapter_base": None,
         "output": output,
@@ -88,11 +90,14 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Factors: {', '.join(FACTORS)}; may be repeated.")] = None,
     steps: Annotated[int, typer.Option(min=LAST)] = 200,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes of the recipe, as `liquid train` takes.")
+    ] = None,
 ) -> None:
     """Train every variant for a few steps and set the losses side by side."""
     if unknown := set(only or ()) - set(FACTORS):
         raise UserError(f"unknown factor {', '.join(sorted(unknown))}: allowed are {', '.join(FACTORS)}.")
-    config = load_config(TrainConfig, recipe)
+    config = load_config(TrainConfig, recipe, overrides or [])
     rows = []
     for factor, name, changes in variants(only):
         init = changes.get("init", "codebook")

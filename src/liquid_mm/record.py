@@ -128,13 +128,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"there is no checkpoint folder {folder}.")
     if not (folder / RECORD).is_file():
-        is_llm = (folder / "config.json").is_file()
-        hint = (
-            "it is a plain language model: turn a released Liquid model into a checkpoint with `liquid import`, "
-            "any other with `liquid extend`."
-            if is_llm
-            else "it is no checkpoint of this program."
-        )
+        within = [name for name in ("final", "adapter") if (folder / name / RECORD).is_file()]
+        if (folder / "config.json").is_file():
+            hint = (
+                "it is a plain language model: turn a released Liquid model into a checkpoint with `liquid import`, "
+                "any other with `liquid extend`."
+            )
+        elif within:
+            hint = f"it is a training run, whose result is {' or '.join(str(folder / name) for name in within)}."
+        elif (folder / "checkpoints").is_dir():
+            hint = "it is a training run that has not ended: go on with it by `liquid train … --resume`."
+        else:
+            hint = "it is no checkpoint of this program."
         raise UserError(f"{folder} has no {RECORD}: {hint}")
     record = read_json(folder / RECORD)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
