@@ -30,6 +30,8 @@ from liquid_mm.vocab.extend import INITS
 LAST = 20  # training steps averaged
 COLUMNS = ("train code", "train caption", "validation code", "validation caption", "validation text")
 
+FIXED = ("model", "output", "steps", "seed", "data.seed", "adapter_base", "validate_every", "save_every", "log_every")
+
 # Factor -> variant -> changes of the recipe; "init" names a way `liquid extend` starts new rows.
 FACTORS: dict[str, dict[str, dict[str, Any]]] = {
     "init": {init: {"init": init} for init in INITS},
@@ -97,6 +99,8 @@ def main(
     """Train every variant for a few steps and set the losses side by side."""
     if unknown := set(only or ()) - set(FACTORS):
         raise UserError(f"unknown factor {', '.join(sorted(unknown))}: allowed are {', '.join(FACTORS)}.")
+    if fixed := [item for item in overrides or () if item.split("=")[0] in FIXED]:
+        raise UserError(f"{', '.join(fixed)}: set by this command; allowed are other settings of the recipe.")
     config = load_config(TrainConfig, recipe, overrides or [])
     rows = []
     for factor, name, changes in variants(only):

@@ -136,7 +136,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             )
         elif within:
             hint = f"it is a training run, whose result is {' or '.join(str(folder / name) for name in within)}."
-        elif (folder / "checkpoints").is_dir():
+        elif (folder / "config.yaml").is_file():  # what a training run writes first
             hint = "it is a training run that has not ended: go on with it by `liquid train … --resume`."
         else:
             hint = "it is no checkpoint of this program."

@@ -1,6 +1,6 @@
 """Run as a script by test_loop: training runs on synthetic batches, as a process of its own (or one of several).
 
-    run_synthetic.py FOLDER '{"NAME": {settings}, …}' PROCESSES [FAMILY]    each run goes, or goes on, to FOLDER/NAME
+    run_synthetic.py FOLDER '{"NAME": {settings}, …}' PROCESSES      each run goes to FOLDER/NAME, or goes on there
 
 Afterwards FOLDER/NAME/rank-R.json says how many bytes of parameters process R held, FOLDER/NAME/seen.pt what the main
 process saw of the whole model: its logits during the run, and what it trained at the end.
@@ -21,7 +21,9 @@ from liquid_mm.train.loop import Trainer
 from liquid_mm.train.shards import held
 
 
-def run(folder, settings, processes, family="llama_tied"):
+def run(folder, settings, processes):
+    settings = dict(settings)
+    family = settings.pop("family", "llama_tied")
     config = recipe(folder, **settings).on(processes)
     engine = Engine(config.precision, config.shard, config.tensor_parallel)
     assert engine.world == processes
@@ -48,5 +50,5 @@ def run(folder, settings, processes, family="llama_tied"):
 
 if __name__ == "__main__":
     for name, settings in json.loads(sys.argv[2]).items():
-        engine = run(Path(sys.argv[1]) / name, settings, int(sys.argv[3]), *sys.argv[4:])
+        engine = run(Path(sys.argv[1]) / name, settings, int(sys.argv[3]))
     engine.close()

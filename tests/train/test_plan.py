@@ -63,7 +63,7 @@ def test_layers_computed_together_are_planned():
     assert apart.memory[name] == 4 * (shape.outside + layers)
     assert together.memory[name] == 4 * (shape.outside + layers / 2)
     assert apart.memory["activations"] < together.memory["activations"] < 2 * apart.memory["activations"]
-    assert "1 x 4 x 2 that compute layers together GPUs, 2 rows on each" in together.text(shape, 0.4)
+    assert "1 x 4 GPUs x 2 computing each layer, 2 rows on each" in together.text(shape, 0.4)
     with pytest.raises(UserError, match="tensor_parallel 3: 16 attention heads"):
         Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["sample_every=null", "tensor_parallel=3"]))
 

@@ -50,6 +50,13 @@ FAMILIES = {
     "llama_tied": lambda: transformers.LlamaConfig(**GROUPED, tie_word_embeddings=True),
     "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
     "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=16),
+    "phi_pairs": lambda: transformers.PhiConfig(**GROUPED | {"num_key_value_heads": 2, "resid_pdrop": 0.1}),
+    "gemma3_pairs": lambda: transformers.Gemma3TextConfig(
+        **GROUPED | {"num_key_value_heads": 2},
+        head_dim=16,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "qwen3_pairs": lambda: transformers.Qwen3Config(**GROUPED | {"num_key_value_heads": 2}, head_dim=16),
     "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=5),
     "phi": lambda: transformers.PhiConfig(**GROUPED),
@@ -70,7 +77,7 @@ def tiny(family="llama_tied", seed=0):
                 parameter.normal_(std=0.3)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return model.eval()  # as one is that was loaded
 
 
 def recipe(tmp_path, **settings):

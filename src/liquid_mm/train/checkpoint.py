@@ -47,6 +47,7 @@ class Progress:
         data: state of the data iterator.
         mean_loss: running mean of the steps' losses, for the detection of jumps.
         world: number of processes that wrote the checkpoint.
+        tensor: how many of them computed each layer together.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class Progress:
     data: Any = None
     mean_loss: float | None = None
     world: int = 1
+    tensor: int = 1
 
 
 class Checkpointer:
@@ -81,7 +83,7 @@ class Checkpointer:
             self.root.mkdir(parents=True, exist_ok=True)
         self._check_space(tensors)
         copies = {name: _copy(tensor) for name, tensor in tensors.items()}
-        progress = dataclasses.replace(progress, world=self.engine.world)
+        progress = dataclasses.replace(progress, world=self.engine.world, tensor=self.engine.tensor)
         self._writing = self._thread.submit(self._write, progress, copies)
 
     def wait(self) -> None:

@@ -66,13 +66,14 @@ class LayoutConfig(Config):
     """How a run is spread over a certain number of processes.
 
     Args:
-        shard, tensor_parallel: processes that share one copy of the parameters, in two ways; see `TrainConfig`.
+        shard: processes that share one copy of the parameters; see `TrainConfig`.
+        tensor_parallel: processes that compute each layer together; None: as the recipe says.
         rows: rows a process computes at once; batch size and gradient accumulation follow.
         activation_checkpointing: None: as the recipe says.
     """
 
     shard: Shard
-    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    tensor_parallel: Annotated[int, Field(ge=1)] | None = None
     rows: Annotated[int, Field(ge=1)]
     activation_checkpointing: bool | None = None
 
@@ -195,7 +196,7 @@ class TrainConfig(Config):
     def _fits(self) -> TrainConfig:
         if self.adapter_base is not None and self.method == "full":
             raise ValueError("adapter_base is for method lora or rows: after full training all weights differ.")
-        if max(self.tensor_parallel, *(layout.tensor_parallel for layout in self.layouts.values()), 1) > 1:
+        if max(self.tensor_widths) > 1:
             if self.method != "full":
                 raise ValueError("tensor_parallel is for method full: new rows and LoRA layers are not cut.")
             if self.compile:
@@ -205,6 +206,11 @@ class TrainConfig(Config):
                     "tensor_parallel: no process has a whole model to sample from: set sample_every: null."
                 )
         return self
+
+    @property
+    def tensor_widths(self) -> set[int]:
+        """`tensor_parallel`, here and in the layouts."""
+        return {self.tensor_parallel, *(layout.tensor_parallel or 1 for layout in self.layouts.values())}
 
     @property
     def rows_per_step(self) -> int:
@@ -218,7 +224,7 @@ class TrainConfig(Config):
             UserError: the rows of a step, or the processes, cannot be shared out so.
         """
         config, layout = self, self.layouts.get(world)
-        tensor = layout.tensor_parallel if layout else self.tensor_parallel
+        tensor = (layout and layout.tensor_parallel) or self.tensor_parallel
         if world % tensor:
             raise UserError(f"tensor_parallel {tensor}: {world} processes do not form whole groups of that many.")
         groups = world // tensor

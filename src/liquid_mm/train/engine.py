@@ -1,7 +1,7 @@
 """Devices and processes, so that the loop need not know of them. The only importer of accelerate.
 
 Started alone, under `torchrun` or under `accelerate launch`, each process makes one `Engine`; on CPU several processes
-talk over gloo. How they share the model is one number:
+talk over gloo. How they share the model is said by two numbers:
 
     8 processes, shard 1      8 whole copies, gradients averaged (DDP)
     8 processes, shard 8      one copy, each process holds an eighth of parameters, gradients and moments (FSDP2)
@@ -31,7 +31,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from liquid_mm.errors import UserError
 from liquid_mm.train.shards import whole
-from liquid_mm.train.tensor import clip_by_meshes, cut, sum_partial_gradients
+from liquid_mm.train.tensor import clip_by_meshes, cut, settle_gradients
 
 
 class Engine:
@@ -57,7 +57,8 @@ class Engine:
             )
         self._bf16 = precision == "bf16"
         assert self.world % (shard * tensor) == 0
-        self._tensor = tensor
+        self.tensor = tensor
+        self._partial: list[nn.Module] = []
         self._mesh: DeviceMesh | None = None
         if shard * tensor > 1:
             # By torch itself: accelerate's FSDP exists on accelerators only and wants to make the optimiser's groups.
@@ -88,12 +89,12 @@ class Engine:
     @property
     def data_rank(self) -> int:
         """Which share of the data this process reads, from 0: those that compute layers together read the same."""
-        return self.rank // self._tensor
+        return self.rank // self.tensor
 
     @property
     def data_world(self) -> int:
         """How many shares the data has."""
-        return self.world // self._tensor
+        return self.world // self.tensor
 
     @property
     def is_main(self) -> bool:
@@ -117,13 +118,17 @@ class Engine:
         """
         if self._mesh is None:
             return self._accelerator.prepare_model(module)
-        if self._tensor > 1:
-            assert cuts is not None, "layers computed together need to know how"
-            self._partial = cut(module, cuts, self._mesh["tensor"])
         mesh = self._mesh["copies", "shard"] if self._mesh.size(0) > 1 else self._mesh["shard"]
         kind = torch.bfloat16 if self._bf16 else None
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        names = {part: f"{name}." for name, part in module.named_modules()}
         for block in blocks:
+            if self.tensor > 1:  # one layer after another: all of them at once may be too much for a device
+                assert cuts is not None, "layers computed together need to know how"
+                inside = {
+                    name.removeprefix(names[block]): how for name, how in cuts.items() if name.startswith(names[block])
+                }
+                self._partial += cut(block, inside, self._mesh["tensor"])
             fully_shard(block, mesh=mesh, mp_policy=policy)
         return fully_shard(module, mesh=mesh, mp_policy=policy)
 
@@ -144,11 +149,11 @@ class Engine:
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
         """Gradient norm over all `parameters` (a scalar, on the device); above `limit` gradients are scaled to it."""
-        limit = float("inf") if limit is None else limit
-        if self._tensor == 1:
+        parameters, limit = list(parameters), float("inf") if limit is None else limit
+        if self.tensor == 1:
             return whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
         assert self._mesh is not None
-        sum_partial_gradients(self._partial, self._mesh["tensor"])
+        settle_gradients(parameters, self._partial, self._mesh["tensor"])
         return clip_by_meshes(parameters, limit)
 
     @contextlib.contextmanager
@@ -176,7 +181,7 @@ class Engine:
         """Sum over all shares of the data, the same on all processes."""
         summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")
         # Those that compute layers together have counted the same.
-        return summed if self._tensor == 1 else summed.div_(self._tensor).to(tensor.dtype)
+        return summed if self.tensor == 1 else summed / self.tensor
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sum of each of a few numbers over all shares of the data."""

@@ -106,12 +106,13 @@ class Trainer:
         tensors = self._tensors(self.meter)
         self.checkpoints.verify(found[-1])
         # Another number of processes or of GPUs has no random states of its own here.
-        random = self._random() if self.state.world == self.engine.world else {}
+        same = (self.state.world, self.state.tensor) == (self.engine.world, self.engine.tensor)
+        random = self._random() if same else {}
         random = random if random.keys() <= self.checkpoints.names(found[-1]) else {}
         self.checkpoints.load(found[-1], tensors | random)
         self.learner.after_step()
         self.batches.set_state(self.state.data)
-        if not self.engine.is_main:  # the sums are those of all processes
+        if self.engine.data_rank != 0:  # the sums are those of all shares of the data
             self.meter.reset()
         if random:
             checkpoint.set_random_state(random.values())
@@ -191,7 +192,7 @@ class Trainer:
         weights = [None if self.weights is None else self.weights[x.modality] for x in inputs]
         weight = targets
         if self.weights is not None:
-            (weight,) = self.engine.total([sum(float(each.sum()) for each in weights if each is not None)])
+            (weight,) = self.engine.total([float(torch.cat([each for each in weights if each is not None]).sum())])
         set_learning_rate(self.optimizer, factor(self.state.step, self.config.steps, self.config.schedule))
         self.learner.train()
         seen = []
@@ -230,7 +231,7 @@ class Trainer:
     ) -> None:
         """Write down what the batch of a bad step held; go on without it, if that is allowed."""
         held = [d for pair in zip(batches, costs, strict=True) for d in self.describe(*pair)] if self.describe else []
-        read = self.engine.gather(held)[:: self.config.tensor_parallel]
+        read = self.engine.gather(held)[:: self.engine.tensor]
         documents = worst_first([document for process in read for document in process])
         path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
         values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}

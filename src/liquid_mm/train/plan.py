@@ -61,7 +61,7 @@ class Shape:
         hf, new_rows = _architecture(config)
         with torch.device("meta"):
             llm = AutoModelForCausalLM.from_config(hf)
-        for parts in {config.tensor_parallel, *(layout.tensor_parallel for layout in config.layouts.values())} - {1}:
+        for parts in config.tensor_widths - {1}:
             cuts(llm, parts)
         blocks = blocks_of(llm)
         matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
@@ -140,11 +140,11 @@ class Plan:
         config, memory = self.config, sum(self.memory.values())
         shard, tensor = int(config.shard), config.tensor_parallel
         rows, copies = config.data.batch_size * tensor // self.gpus, self.gpus // (shard * tensor)
-        together = f" x {tensor} that compute layers together" if tensor > 1 else ""
+        together = f" x {tensor} computing each layer" if tensor > 1 else ""
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.memory.items())
         lines = {
             "parameters": f"{shape.parameters / 1e9:.2f} billion, {self.trained / 1e9:.3g} billion trained",
-            "layout": f"{copies} x {shard}{together} GPUs, {rows} rows on each, {config.grad_accum} times a step"
+            "layout": f"{copies} x {shard} GPUs{together}, {rows} rows on each, {config.grad_accum} times a step"
             + (", activations computed twice" if config.activation_checkpointing else ""),
             "memory per GPU": f"{memory / GIB:.1f} of {GPUS[self.gpu].memory:g} GiB ({parts})",
             "host memory": f"{self.host / GIB:.0f} GiB per GPU while loading",
@@ -182,7 +182,8 @@ def refuse(plans: list[Plan]) -> None:
     if bad := [f"{plan.gpus} x {plan.gpu}" for plan in plans if not plan.fits]:
         raise UserError(
             f"the layout for {', '.join(bad)} does not fit: use more GPUs, a larger `shard`, fewer `rows`, "
-            f"tensor_parallel, activation_checkpointing: true, method: lora, or a larger --gpu ({', '.join(GPUS)})."
+            "activation_checkpointing: true, method: lora (or tensor_parallel with method: full), "
+            f"or a larger --gpu ({', '.join(GPUS)})."
         )
 
 

@@ -18,7 +18,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def held(tensor: Tensor) -> tuple[Tensor, int]:
-    """The rows of `tensor` that this process holds, sharing its memory, and the number of the first."""
+    """The rows of a table that this process holds, sharing its memory, and the number of the first.
+
+    Not for layers that several processes compute together: their rows on one process are not all neighbours.
+    """
     if not isinstance(tensor, DTensor):
         return tensor, 0
     (dim,) = (number for number, placement in enumerate(tensor.placements) if placement.is_shard(0))

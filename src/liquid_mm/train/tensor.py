@@ -35,13 +35,15 @@ def cuts(llm: Any, parts: int) -> dict[str, str]:
         UserError: transformers has no plan for the family, or one of other ways, or the heads cannot be shared out.
     """
     config = llm.config
+    unknown = UserError(
+        f"tensor_parallel: models of type {config.model_type!r} have no plan for it that this program knows; "
+        "use `shard` alone."
+    )
     plan: Mapping[str, str] = getattr(config, "base_model_tp_plan", None) or {}
-    if not plan or not set(plan.values()) <= {*STYLES, PARTIAL}:
-        raise UserError(
-            f"tensor_parallel: models of type {config.model_type!r} have no plan for it that this program knows; "
-            "use `shard` alone."
-        )
-    heads = {"attention heads": config.num_attention_heads, "MLP columns": config.intermediate_size}
+    columns = getattr(config, "intermediate_size", None)
+    if not plan or not set(plan.values()) <= {*STYLES, PARTIAL} or not isinstance(columns, int):
+        raise unknown
+    heads = {"attention heads": config.num_attention_heads, "MLP columns": columns}
     heads["key and value heads"] = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if bad := [f"{number} {name}" for name, number in heads.items() if number % parts]:
         raise UserError(f"tensor_parallel {parts}: {', '.join(bad)} cannot be shared out evenly.")
@@ -52,7 +54,11 @@ def cuts(llm: Any, parts: int) -> dict[str, str]:
     found = {
         name: style for name, _ in llm.named_modules() for pattern, style in patterns.items() if pattern.fullmatch(name)
     }
-    assert found, "a plan names layers there are"
+    # A parameter between two cut layers of which the plan says nothing would get a part of its gradient, unnoticed.
+    around = {name.rpartition(".")[0] for name in found}
+    inside = {name for name, _ in llm.named_parameters() if any(name.startswith(f"{module}.") for module in around)}
+    if not found or any(name.rpartition(".")[0] not in found for name in inside):
+        raise unknown
     return found
 
 
@@ -67,12 +73,21 @@ def cut(module: nn.Module, styles: Mapping[str, str], mesh: DeviceMesh) -> list[
     return [module.get_submodule(name) for name, style in styles.items() if style == PARTIAL]
 
 
-def sum_partial_gradients(modules: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Complete the gradients of parameters in `modules`, on each process the sum over its own heads."""
-    for parameter in (parameter for module in modules for parameter in module.parameters()):
-        if parameter.grad is not None:
-            gradient = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
-            torch.distributed.all_reduce(gradient, group=mesh.get_group())
+def settle_gradients(parameters: Iterable[nn.Parameter], partial: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Make gradients of whole parameters the same on all processes of `mesh`, in place.
+
+    In `partial` modules each process has the sum over its own heads; elsewhere each has all of it, but for the order of
+    sums over other processes, and nothing else would keep the copies of a parameter equal.
+    """
+    parts = {parameter for module in partial for parameter in module.parameters()}
+    for parameter in parameters:
+        gradient: Any = parameter.grad
+        if gradient is None or "tensor" in gradient.device_mesh.mesh_dim_names:
+            continue
+        local = gradient.to_local()
+        torch.distributed.all_reduce(local, group=mesh.get_group())
+        if parameter not in parts:
+            local.div_(mesh.size())
 
 
 def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
