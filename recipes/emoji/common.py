@@ -77,7 +77,9 @@ def common_files(
         "train_views": views,
         "train_views_more": more,
         "train_views_wide": [
-            seen for record in common + known + described for seen in write_views(record, out, WIDE_VIEWS, wide=True)
+            seen
+            for record in common + known + described
+            for seen in write_views(record, out, WIDE_VIEWS, wide=True, folder="views_wide")
         ],
         "test_pictures": [record | {"split": "test"} for record in tested],
         **pair_records(first, out),

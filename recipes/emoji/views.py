@@ -51,17 +51,20 @@ def view(image: Image.Image, rng: random.Random, *, wide: bool = False) -> Image
     return canvas.filter(ImageFilter.GaussianBlur(rng.choice((0.0, 0.4, 0.8))))
 
 
-def write_views(record: dict[str, Any], out: Path, count: int = VIEWS, *, wide: bool = False) -> list[dict[str, Any]]:
+def write_views(
+    record: dict[str, Any], out: Path, count: int = VIEWS, *, wide: bool = False, folder: str = "views"
+) -> list[dict[str, Any]]:
     """Write the views of a record's picture that are not there yet, or older than it; returns a record for each.
 
     Args:
         record: as in the caption files; its picture is below `out`.
         count: how many.
         wide: as `view` takes it.
+        folder: where they go, below `out`.
     """
-    found, folder = [], "views_wide/" if wide else "views/"
+    found = []
     for number in range(count):
-        name = record["image"].replace("images/", folder).replace(".png", f"-{number}.png")
+        name = record["image"].replace("images/", f"{folder}/").replace(".png", f"-{number}.png")
         if outdated(out / name, out / record["image"]):
             with Image.open(out / record["image"]) as image:
                 seen = view(image.convert("RGB"), random.Random(f"{record['image']} {number}"), wide=wide)

@@ -1,0 +1,61 @@
+"""The study's pictures: every thing of the emoji set in three styles, each in nine views, of which one is kept apart.
+
+    python recipes/emoji/build.py
+    python recipes/scaling/pictures.py                # .cache/emoji -> .cache/scaling
+
+    pictures.jsonl        eight views a picture, each read once at most by a cell of length 1
+    validation.jsonl      the ninth view of 600 of them
+
+A scaling law is of losses on data like that trained on and never met before. A cell of length 1 would read the pictures
+as they are five times over, and then what differs between sizes is when they begin to know them by heart.
+
+Time: 2 minutes on one core. Result: 22,616 and 600 records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "emoji"))
+from splits import share
+from views import write_views
+
+from liquid_mm.files import atomic_file
+
+VIEWS = 8
+KEPT_APART = 600
+FILES = ("train_3d.jsonl", "train_noto.jsonl", "train_twemoji.jsonl")
+
+
+def main() -> None:
+    """Write the views and their captions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(".cache/emoji"), help="what recipes/emoji/build.py wrote")
+    parser.add_argument("-o", "--out", type=Path, default=Path(".cache/scaling"))
+    options = parser.parse_args()
+    records: list[dict[str, str]] = []
+    for name in FILES:
+        for line in (options.data / name).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record["variant"] == "styled":
+                records.append({key: record[key] for key in ("id", "image", "text")})
+    views = [write_views(record, options.data, VIEWS + 1, wide=True, folder="views_scaling") for record in records]
+    for seen in (view for of_one in views for view in of_one):
+        seen["image"] = str((options.data / seen["image"]).resolve())
+    drawn = sorted(views, key=lambda seen: share("scaling", seen[0]["image"].rsplit("/", 1)[-1]))[:KEPT_APART]
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = {
+        "pictures": [view for seen in views for view in seen[:VIEWS]],
+        "validation": [seen[VIEWS] for seen in drawn],
+    }
+    for name, found in files.items():
+        with atomic_file(options.out / f"{name}.jsonl") as part:
+            part.write_text("".join(json.dumps(view, ensure_ascii=False) + "\n" for view in found), encoding="utf-8")
+        print(f"{len(found)} records in {options.out / name}.jsonl")
+
+
+if __name__ == "__main__":
+    main()
