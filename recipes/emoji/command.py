@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
+from liquid_mm import TALKATIVE
 from liquid_mm.errors import UserError
+
+for logger in TALKATIVE:
+    logger.setLevel(logging.ERROR)
 
 
 def run(main: Callable[..., Any]) -> None:

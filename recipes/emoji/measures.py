@@ -31,6 +31,7 @@ from liquid_mm.vocab.base import load_base
 GUIDANCE = 1.0
 CURVE = (1.0, 2.0, 3.0, 5.0, 7.0)
 TOPS = (1, 10)
+OWN_SEED = 100  # not one that `drawn.py` draws with
 BATCH = 24
 
 # Split -> the pictures asked for, and the file of what else the judge may take them for.
@@ -200,13 +201,17 @@ def measure_pairs(model: LiquidModel, net: FeatureNet, emoji: Path, count: int, 
 
 
 def measure_captions(model: LiquidModel, emoji: Path, count: int, report: Report) -> None:
-    """Image to text: does the caption name what is there?"""
-    for split, file in DESCRIBED.items():
+    """Image to text: does the caption name what is there? Of real pictures, and of what the model draws itself."""
+    own = {f"own drawing of {split}": DRAWN[split][0] for split in DRAWN if split.startswith("seen")}
+    for split, file in (DESCRIBED | own).items():
         records = some(pictures_of(emoji / file, ("styled", "article")), count)
+        if split in own:
+            images = draw(model, [record["text"] for record in records], OWN_SEED, GUIDANCE)
+        else:
+            images = open_all(emoji, [record["image"] for record in records])
         answers: list[str] = []
-        for start in range(0, len(records), BATCH):
-            images = open_all(emoji, [record["image"] for record in records[start : start + BATCH]])
-            answers += answer(model, [("", image) for image in images], 24)
+        for start in range(0, len(images), BATCH):
+            answers += answer(model, [("", image) for image in images[start : start + BATCH]], 24)
         names, units = [record["name"] for record in records], [record["concept"] for record in records]
         for number, kind in enumerate(("exact", "a keyword")):
             right = [matches(said, name)[number] for said, name in zip(answers, names, strict=True)]

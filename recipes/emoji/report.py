@@ -56,7 +56,8 @@ Fréchet distances are over fewer pictures than features and can only be compare
 
 *Seen* things were trained on in that style; *unseen in that style*: the thing was seen drawn otherwise, and the style
 on other things. *Unseen picture*: captions of pictures that training never showed, in Twemoji's and two more styles, of
-things it knows from others. *Pairs* are two things in one picture of 64×128 or 128×64 pixels, both of which count.
+things it knows from others. *Own drawing*: a caption of what the model itself drew for a prompt it was taught, right
+where it names what was asked for. *Pairs* are two things in one picture of 64×128 or 128×64 pixels; both count.
 *Composition* and *concept* are of the whole emoji set, of which the demo model was taught a twelfth: what no training
 of this length reaches stands beside what it does. Answers' chance: always saying the commonest one."""
 
@@ -141,7 +142,7 @@ def main(
     net = load_features("efficientnet-lite0")
     measure_drawing(liquid, net, emoji, pictures, seeds, report)
     measure_pairs(liquid, net, emoji, pictures, seeds, report)
-    measure_captions(liquid, emoji, pictures, report)
+    measure_captions(liquid, emoji, pictures * seeds, report)
     measure_questions(liquid, emoji, pictures, report)
     measure_text(liquid, base, emoji, report)
     settings = {
