@@ -133,8 +133,8 @@ class TrainConfig(Config):
             are copies of each other (HSDP).
         tensor_parallel: processes that compute each layer together, on the same rows; `shard` then counts groups of
             them. For models too large for one GPU's share; `method: full` only.
-        layouts: by number of processes, what to use instead of `shard`, `data.batch_size` and `grad_accum`, whose
-            product of the last two, the rows of a step, stays as it is.
+        layouts: by number of processes, what to use instead of `shard`, `tensor_parallel`, `data.batch_size` and
+            `grad_accum`; the product of the last two, the rows of a step, stays as it is.
         architecture: for `--plan` where `model` does not exist yet.
         peak_flops: dense bfloat16 FLOP/s of one device, for MFU; None: looked up, where the device is known.
         on_bad_step: what to do where the loss or gradient is not finite, or the loss jumps: `stop`, or `skip` its
