@@ -5,7 +5,8 @@
 A drawing's codes are not those of the picture it was learnt from, and captions hang on them. Nobody looks the drawings
 over: that a few show something else is part of what is learnt.
 
-Time: 3 minutes on two cores, beside other work. Result: two drawings for each caption of the things the model was taught, three styles.
+Time: 3 minutes on two cores, beside other work. Result: two drawings for each caption of the things the model was
+taught, three styles.
 """
 
 from __future__ import annotations
