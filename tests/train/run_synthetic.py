@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from trainkit import VOCABULARY, Synthetic, recipe, tiny
 
+from liquid_mm.train import inputs
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.engine import Engine
 from liquid_mm.train.loop import Trainer
@@ -23,9 +26,12 @@ from liquid_mm.train.shards import held
 
 def run(folder, settings, processes):
     settings = dict(settings)
+    documents = inputs.Documents
+    if settings.pop("by_mask", False):  # as on a GPU
+        documents = SimpleNamespace(of=lambda segment_ids: None)
     family = settings.pop("family", "llama_tied")
     config = recipe(folder, **settings).on(processes)
-    engine = Engine(config.precision, config.shard, config.tensor_parallel)
+    engine = Engine(config.precision, config.shard, config.tensor_parallel, config.context_parallel)
     assert engine.world == processes
     torch.manual_seed(config.seed)
     batches, held_out = (Synthetic(rank=engine.data_rank, world=engine.data_world) for _ in range(2))
@@ -35,10 +41,18 @@ def run(folder, settings, processes):
     def sample(step):
         seen["logits"] = learner.llm(torch.arange(12)[None]).logits
 
-    options = {"validation": [next(held_out)], "sample": sample, "progress": False}
+    def describe(batch, costs):
+        return [
+            {"set": "s", "record": "-".join(map(str, ids)), "loss": float(cost.sum()), "costs": cost.tolist()}
+            for ids, cost in zip(batch["ids"], costs, strict=True)
+        ]
+
+    options = {"validation": [next(held_out)], "sample": sample, "describe": describe, "progress": False}
     trainer = Trainer(learner, batches, config, engine, **options)
     trainer.resume()
-    trainer.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "Documents", documents)
+        trainer.run()
     seen["trained"] = engine.collect(trainer.trained)
     parts = [held(parameter.detach())[0] for parameter in learner.parameters()]
     size = sum(part.numel() * part.element_size() for part in parts)

@@ -68,6 +68,22 @@ def test_layers_computed_together_are_planned():
         Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["sample_every=null", "tensor_parallel=3"]))
 
 
+def test_rows_computed_together_are_planned():
+    def plan(layout):
+        return make_plan(
+            load_config(TrainConfig, PAPER / "gemma-7b.yaml", [f"layouts={{8: {layout}}}"]), shape, 8, "H100"
+        )
+
+    shape = Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml"))
+    apart, together = plan("{shard: 8, rows: 1}"), plan("{shard: 8, context_parallel: 4, rows: 1}")
+    assert together.config.grad_accum == 4 * apart.config.grad_accum
+    assert together.memory["activations"] == apart.memory["activations"] / 4
+    assert {**together.memory, "activations": 0} == {**apart.memory, "activations": 0}
+    assert "1 x 8 GPUs, 1 rows on every 4" in together.text(shape, 0.4)
+    with pytest.raises(UserError, match="context_parallel 3: 16 attention heads"):
+        Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["context_parallel=3"]))
+
+
 @pytest.mark.parametrize(
     ("override", "gpus", "gpu", "message"),
     [

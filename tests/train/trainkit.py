@@ -58,6 +58,9 @@ FAMILIES = {
         layer_types=["sliding_attention", "full_attention"],
     ),
     "qwen3_pairs": lambda: transformers.Qwen3Config(**GROUPED | {"num_key_value_heads": 2}, head_dim=16),
+    "qwen3_fours": lambda: transformers.Qwen3Config(
+        **GROUPED | {"num_attention_heads": 4, "num_key_value_heads": 2}, head_dim=16
+    ),
     "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=5),
     "phi": lambda: transformers.PhiConfig(**GROUPED),
     "phi3": lambda: transformers.Phi3Config(**GROUPED),

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from liquid_mm.errors import UserError
 from liquid_mm.train.attention import NAME, Documents
 from liquid_mm.train.config import LoraSettings, TrainConfig
+from liquid_mm.train.context import Context
+from liquid_mm.train.context import check as check_context
 from liquid_mm.train.lora import fuse
 from liquid_mm.train.loss import Head, TokenStats, backbone, check_head, fused_loss
 from liquid_mm.train.shards import held, whole
@@ -115,6 +117,8 @@ class Learner(nn.Module):
             # The first is transformers' newer name.
             enable = getattr(llm, "activation_checkpointing_enable", None) or llm.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+        if config.context_parallel > 1:
+            check_context(llm, config.context_parallel, config.tensor_parallel)
         if llm.config._attn_implementation == "sdpa":
             llm.set_attn_implementation(NAME)
         self.llm: Any = llm
@@ -131,6 +135,7 @@ class Learner(nn.Module):
         targets: Tensor,
         documents: Documents | None = None,
         weights: Tensor | None = None,
+        context: Context | None = None,
     ) -> tuple[Tensor, TokenStats]:
         """Loss on the predicted positions of packed rows.
 
@@ -143,14 +148,27 @@ class Learner(nn.Module):
             targets: (N,) int64 ids to predict there.
             documents: where the documents lie, for the faster attention on the CPU; None: by positions alone.
             weights: (N,) float32, how much each target counts; None: all 1.
+            context: the whole rows, where T is this process's stretch of them.
 
         Returns:
             The summed (weighted) loss and N positions' statistics.
+
+        Raises:
+            UserError: there is a `context`, but the model's attention does not ask for it.
         """
         grouped = documents is not None and self.llm.config._attn_implementation == NAME
         grouped = grouped and not self.compiled  # documents differ in every batch: each would be compiled anew
-        arguments = {"documents": documents} if grouped else {}
+        arguments: dict[str, Any] = {"documents": documents} if grouped else {}
+        if context is not None:
+            arguments["context"], context.used = context, 0
         output = backbone(self.llm)(input_ids=ids, position_ids=positions, use_cache=False, **arguments)
+        layers = self.llm.config.get_text_config().num_hidden_layers
+        layers = self.llm.config.get_text_config().num_hidden_layers
+        if context is not None and context.used != layers:
+            raise UserError(
+                f"context_parallel: of the {layers} layers of this model of type {self.llm.config.model_type!r} "
+                f"{context.used} have attention that can be shared out."
+            )
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, where)
         return fused_loss(
             hidden,

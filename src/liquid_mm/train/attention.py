@@ -24,6 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from liquid_mm.train.context import Context, repeats
+
 NAME = "sdpa_documents"
 
 JOIN = 0.75
@@ -76,6 +78,7 @@ def attend(
     attention_mask: Tensor | None,
     *,
     documents: Documents | None = None,
+    context: Context | None = None,
     sliding_window: int | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -89,6 +92,7 @@ def attend(
         key, value: (B, K, T, D), with H a multiple of K.
         attention_mask: used if `documents` is None.
         documents: where documents lie.
+        context: where T is a stretch of rows that several processes compute: the whole rows; `documents` are of these.
         sliding_window: how many positions back a query sees, itself included; None: all.
         scaling: of the scores; None: D^-½.
         dropout: share of attention weights dropped.
@@ -97,13 +101,52 @@ def attend(
     Returns:
         (B, T, H, D), and no attention weights.
     """
-    if documents is None:
-        options |= {"sliding_window": sliding_window, "scaling": scaling, "dropout": dropout}
-        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return output
+    if context is not None:
+        return _shared(query, key, value, documents, context, sliding_window, scaling, dropout), None
+    if documents is not None:
+        return _grouped(query, key, value, documents, sliding_window, scaling, dropout), None
+    options |= {"sliding_window": sliding_window, "scaling": scaling, "dropout": dropout}
+    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return output
+
+
+def _shared(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents | None,
+    context: Context,
+    sliding_window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attention of this process's heads over whole rows, with and without their documents; shapes as of `attend`."""
+    context.used += 1
+    times = repeats(query.shape[1], key.shape[1], context.mesh.size())
+    key, value = (states.repeat_interleave(times, 1) for states in (key, value))
+    query, key, value = (context.heads(states) for states in (query, key, value))
+    if documents is not None:
+        return context.stretch(_grouped(query, key, value, documents, sliding_window, scaling, dropout))
+    # One key for each query: with a mask, the kernels that share them keep all scores.
+    key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+    mask = context.mask(sliding_window)
+    output = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
+    return context.stretch(output.transpose(1, 2))
+
+
+def _grouped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    sliding_window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attention document by document; shapes as of `attend`."""
     rows, heads, length, size = query.shape
     if not documents.groups:  # nothing but padding, as in a process's part of the last batch of a validation
-        return query.new_zeros(rows, length, heads, size), None
+        return query.new_zeros(rows, length, heads, size)
     flat = [tensor.transpose(1, 2).flatten(0, 1).flatten(1) for tensor in (query, key, value)]  # (B·T, heads·D)
     parts = []
     for index in documents.groups:
@@ -120,7 +163,7 @@ def attend(
             )
         parts.append(part.transpose(1, 2).reshape(-1, heads * size))
     together = torch.cat(parts).index_select(0, documents.back)
-    return together.view(rows, length, heads, size), None
+    return together.view(rows, length, heads, size)
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float, dropout: float) -> Tensor:

@@ -47,7 +47,7 @@ class Progress:
         data: state of the data iterator.
         mean_loss: running mean of the steps' losses, for the detection of jumps.
         world: number of processes that wrote the checkpoint.
-        tensor: how many of them computed each layer together.
+        tensor, context: how many of them computed each layer, and each row, together.
     """
 
     step: int = 0
@@ -56,6 +56,7 @@ class Progress:
     mean_loss: float | None = None
     world: int = 1
     tensor: int = 1
+    context: int = 1
 
 
 class Checkpointer:
@@ -83,7 +84,8 @@ class Checkpointer:
             self.root.mkdir(parents=True, exist_ok=True)
         self._check_space(tensors)
         copies = {name: _copy(tensor) for name, tensor in tensors.items()}
-        progress = dataclasses.replace(progress, world=self.engine.world, tensor=self.engine.tensor)
+        engine = self.engine
+        progress = dataclasses.replace(progress, world=engine.world, tensor=engine.tensor, context=engine.context)
         self._writing = self._thread.submit(self._write, progress, copies)
 
     def wait(self) -> None:

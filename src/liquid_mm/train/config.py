@@ -67,13 +67,16 @@ class LayoutConfig(Config):
 
     Args:
         shard: processes that share one copy of the parameters; see `TrainConfig`.
-        tensor_parallel: processes that compute each layer together; None: as the recipe says.
-        rows: rows a process computes at once; batch size and gradient accumulation follow.
+        tensor_parallel, context_parallel: processes that compute each layer, and each row, together; None: as the
+            recipe says.
+        rows: rows a process (or those that compute them together) computes at once; batch size and gradient
+            accumulation follow.
         activation_checkpointing: None: as the recipe says.
     """
 
     shard: Shard
     tensor_parallel: Annotated[int, Field(ge=1)] | None = None
+    context_parallel: Annotated[int, Field(ge=1)] | None = None
     rows: Annotated[int, Field(ge=1)]
     activation_checkpointing: bool | None = None
 
@@ -133,8 +136,10 @@ class TrainConfig(Config):
             are copies of each other (HSDP).
         tensor_parallel: processes that compute each layer together, on the same rows; `shard` then counts groups of
             them. For models too large for one GPU's share; `method: full` only.
-        layouts: by number of processes, what to use instead of `shard`, `tensor_parallel`, `data.batch_size` and
-            `grad_accum`; the product of the last two, the rows of a step, stays as it is.
+        context_parallel: processes that compute each row together, a stretch of its tokens each; for rows too long for
+            one GPU.
+        layouts: by number of processes, what to use instead of `shard`, `tensor_parallel`, `context_parallel`,
+            `data.batch_size` and `grad_accum`; the product of the last two, the rows of a step, stays as it is.
         architecture: for `--plan` where `model` does not exist yet.
         peak_flops: dense bfloat16 FLOP/s of one device, for MFU; None: looked up, where the device is known.
         on_bad_step: what to do where the loss or gradient is not finite, or the loss jumps: `stop`, or `skip` its
@@ -174,6 +179,7 @@ class TrainConfig(Config):
     compile: bool = False
     shard: Shard = 1
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    context_parallel: Annotated[int, Field(ge=1)] = 1
     layouts: dict[Annotated[int, Field(ge=1)], LayoutConfig] = Field(default_factory=dict)
     architecture: ArchitectureConfig | None = None
     peak_flops: Annotated[float | None, Field(gt=0)] = None
@@ -196,7 +202,7 @@ class TrainConfig(Config):
     def _fits(self) -> TrainConfig:
         if self.adapter_base is not None and self.method == "full":
             raise ValueError("adapter_base is for method lora or rows: after full training all weights differ.")
-        if max(self.tensor_widths) > 1:
+        if any(tensor > 1 for tensor, _ in self.widths):
             if self.method != "full":
                 raise ValueError("tensor_parallel is for method full: new rows and LoRA layers are not cut.")
             if self.compile:
@@ -205,12 +211,19 @@ class TrainConfig(Config):
                 raise ValueError(
                     "tensor_parallel: no process has a whole model to sample from: set sample_every: null."
                 )
+        if self.compile and any(context > 1 for _, context in self.widths):
+            raise ValueError("context_parallel and compile do not go together: set compile: false.")
         return self
 
     @property
-    def tensor_widths(self) -> set[int]:
-        """`tensor_parallel`, here and in the layouts."""
-        return {self.tensor_parallel, *(layout.tensor_parallel or 1 for layout in self.layouts.values())}
+    def widths(self) -> set[tuple[int, int]]:
+        """`tensor_parallel` and `context_parallel`, here and in the layouts."""
+        here = self.tensor_parallel, self.context_parallel
+        return {here, *map(self._widths, self.layouts.values())}
+
+    def _widths(self, layout: LayoutConfig | None) -> tuple[int, int]:
+        tensor, context = (layout.tensor_parallel, layout.context_parallel) if layout else (None, None)
+        return tensor or self.tensor_parallel, context or self.context_parallel
 
     @property
     def rows_per_step(self) -> int:
@@ -224,31 +237,39 @@ class TrainConfig(Config):
             UserError: the rows of a step, or the processes, cannot be shared out so.
         """
         config, layout = self, self.layouts.get(world)
-        tensor = (layout and layout.tensor_parallel) or self.tensor_parallel
-        if world % tensor:
-            raise UserError(f"tensor_parallel {tensor}: {world} processes do not form whole groups of that many.")
-        groups = world // tensor
+        tensor, context = self._widths(layout)
+        if world % (tensor * context):
+            names = {"tensor_parallel": tensor, "context_parallel": context}
+            said = " with ".join(f"{name} {size}" for name, size in names.items() if size > 1)
+            raise UserError(f"{said}: {world} processes do not form whole groups of {tensor * context}.")
+        groups = world // (tensor * context)
         if layout:
             together = groups * layout.rows
             if self.rows_per_step % together:
+                size = tensor * context
                 raise UserError(
-                    f"layouts.{world}: {groups} {'processes' if tensor == 1 else f'groups of {tensor} processes'} of "
+                    f"layouts.{world}: {groups} {'processes' if size == 1 else f'groups of {size} processes'} of "
                     f"{layout.rows} rows make {together} at once, which does not divide the {self.rows_per_step} rows "
                     f"of a step (data.batch_size × grad_accum)."
                 )
             changes: dict[str, Any] = {
                 "shard": layout.shard,
                 "tensor_parallel": tensor,
+                "context_parallel": context,
                 "grad_accum": self.rows_per_step // together,
                 "data": self.data.model_copy(update={"batch_size": together}),
             }
             if layout.activation_checkpointing is not None:
                 changes["activation_checkpointing"] = layout.activation_checkpointing
             config = self.model_copy(update=changes)
-        shard = groups if config.shard == "all" else config.shard
-        if groups % shard:
+        whole = world // tensor  # each of these could hold a copy of the parameters
+        shard = whole if config.shard == "all" else config.shard
+        if whole % shard:
             of = f" in groups of {tensor}" if tensor > 1 else ""
             raise UserError(f"shard {shard}: {world} processes{of} do not form whole groups of that many.")
+        for name, part in (("data", self.data), ("validation", self.validation)):
+            if part is not None and part.seq_len % context:
+                raise UserError(f"context_parallel {context}: does not divide {name}.seq_len {part.seq_len}.")
         if self.validation is not None and self.validation.batch_size % groups:
             raise UserError(
                 f"validation.batch_size {self.validation.batch_size} cannot be shared by {world} processes: it must be "

@@ -7,6 +7,7 @@ talk over gloo. How they share the model is said by two numbers:
     8 processes, shard 8      one copy, each process holds an eighth of parameters, gradients and moments (FSDP2)
     8 processes, shard 4      2 copies of 4 parts (HSDP)
     8 processes, shard 4, tensor 2      one copy in 4 parts, of which two processes each compute half of every layer
+    8 processes, shard 8, context 2     one copy in 8 parts; two processes each compute half of every row
 
 Trained parameters stay in float32; `precision="bf16"` makes products in bfloat16, by autocast and, where parameters are
 gathered from several processes, by gathering them in that type.
@@ -41,9 +42,12 @@ class Engine:
         precision: type of matrix products.
         shard: processes, or groups of `tensor` of them, that share one copy of the model.
         tensor: processes that compute each layer together; shard · tensor divides the number of processes.
+        context: processes that compute each row together; tensor · context divides the number of processes.
     """
 
-    def __init__(self, precision: Literal["bf16", "fp32"] = "fp32", shard: int = 1, tensor: int = 1) -> None:
+    def __init__(
+        self, precision: Literal["bf16", "fp32"] = "fp32", shard: int = 1, tensor: int = 1, context: int = 1
+    ) -> None:
         # No buffer changes in training, and autocast is ours: accelerate's would convert every output to float32.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         # Only when told to compute on the CPU does accelerate look for other processes there.
@@ -57,13 +61,20 @@ class Engine:
             )
         self._bf16 = precision == "bf16"
         assert self.world % (shard * tensor) == 0
-        self.tensor = tensor
+        assert self.world % (tensor * context) == 0
+        self.tensor, self.context = tensor, context
         self._partial: list[nn.Module] = []
         self._mesh: DeviceMesh | None = None
         if shard * tensor > 1:
             # By torch itself: accelerate's FSDP exists on accelerators only and wants to make the optimiser's groups.
             shape = (self.world // (shard * tensor), shard, tensor)
             self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("copies", "shard", "tensor"))
+        self.context_mesh: DeviceMesh | None = None
+        """The processes that compute the same rows, in the order of their stretches; None: each computes its own."""
+        if context > 1:
+            shape = (self.world // (context * tensor), context, tensor)
+            mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("rows", "context", "tensor"))
+            self.context_mesh = mesh["context"]
         # Checkpoints are written in the background, where they must not meet the messages of a training step.
         self.background: Any = self._patient()
         self._waiting: Any = self._patient()
@@ -88,12 +99,22 @@ class Engine:
 
     @property
     def data_rank(self) -> int:
-        """Which share of the data this process reads, from 0: those that compute layers together read the same."""
-        return self.rank // self.tensor
+        """Which share of the data this process reads, from 0: those that compute layers or rows together: the same."""
+        return self.rank // (self.tensor * self.context)
 
     @property
     def data_world(self) -> int:
         """How many shares the data has."""
+        return self.world // (self.tensor * self.context)
+
+    @property
+    def loss_rank(self) -> int:
+        """Which part of a step's targets is this process's, from 0; those that compute layers together: the same."""
+        return self.rank // self.tensor
+
+    @property
+    def loss_world(self) -> int:
+        """How many parts a step's targets have; gradients are averaged over these."""
         return self.world // self.tensor
 
     @property
@@ -178,13 +199,13 @@ class Engine:
         return collected
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all shares of the data, the same on all processes."""
+        """Sum over all parts of the targets, the same on all processes."""
         summed: Tensor = self._accelerator.reduce(tensor, reduction="sum")
         # Those that compute layers together have counted the same.
         return summed if self.tensor == 1 else summed / self.tensor
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Sum of each of a few numbers over all shares of the data."""
+        """Sum of each of a few numbers over all parts of the targets."""
         if self.world == 1:
             return list(values)
         kind = torch.float32 if self.device.type == "mps" else torch.float64  # Metal has no float64
@@ -198,6 +219,14 @@ class Engine:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def whole_rows(self, stretch: Tensor) -> Tensor:
+        """The rows (B, T) of which each process that computes them has a stretch (B, T/n), the same on these."""
+        if self.context_mesh is None:
+            return stretch
+        parts = [torch.empty_like(stretch) for _ in range(self.context)]
+        torch.distributed.all_gather(parts, stretch.contiguous(), group=self.context_mesh.get_group())
+        return torch.cat(parts, 1)
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from liquid_mm.train.attention import Documents
+from liquid_mm.train.context import Context
 
 
 class Inputs(NamedTuple):
     """A batch as tensors: ids and positions (B, T); of N targets the flat index before them, their id and modality.
 
-    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little.
+    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little. With a `context` the rest
+    is of this process's stretch of the rows, T being its length, but for `documents`, which are of whole rows.
     """
 
     ids: Tensor
@@ -27,10 +30,17 @@ class Inputs(NamedTuple):
     targets: Tensor
     modality: Tensor
     documents: Documents | None
+    context: Context | None = None
 
 
-def to_inputs(batch: Any, device: torch.device) -> Inputs:
-    """Shift the targets of a packed batch: id t is predicted at t-1, never across documents."""
+def to_inputs(batch: Any, device: torch.device, mesh: DeviceMesh | None = None) -> Inputs:
+    """Shift the targets of a packed batch: id t is predicted at t-1, never across documents.
+
+    Args:
+        batch: as the mixture gives it.
+        device: where to.
+        mesh: processes that compute its rows together; then only this one's stretch of them.
+    """
     mask = batch["loss_mask"].copy()
     mask[:, 0] = False
     mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
@@ -40,7 +50,26 @@ def to_inputs(batch: Any, device: torch.device) -> Inputs:
     arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
     # Waiting for each copy: these arrays are gone on return, and their memory is not pinned.
     ids, positions, where, targets, modality = (torch.from_numpy(a).to(device) for a in arrays)
-    return Inputs(ids, positions, where, targets, modality, documents)
+    whole = Inputs(ids, positions, where, targets, modality, documents)
+    return whole if mesh is None else _stretch(whole, mesh)
+
+
+def _stretch(inputs: Inputs, mesh: DeviceMesh) -> Inputs:
+    """This process's stretch of every row, and what is predicted there."""
+    length = inputs.ids.shape[1]
+    part, number = length // mesh.size(), mesh.get_local_rank()
+    here = slice(number * part, (number + 1) * part)
+    row, place = inputs.where // length, inputs.where % length
+    mine = place // part == number
+    return Inputs(
+        inputs.ids[:, here],
+        inputs.positions[:, here],
+        (row * part + place % part)[mine],
+        inputs.targets[mine],
+        inputs.modality[mine],
+        inputs.documents,
+        Context(mesh, inputs.positions),
+    )
 
 
 def sizes(batch: Any) -> tuple[int, int]:

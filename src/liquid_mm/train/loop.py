@@ -95,7 +95,7 @@ class Trainer:
         self.checkpoints = checkpoint.Checkpointer(self.root, engine, config.keep)
         self.guard = Guard(config)
         self.work = 0.0
-        torch.manual_seed(config.seed + engine.data_rank)  # each share of the data drops out other units
+        torch.manual_seed(config.seed + engine.loss_rank)  # other targets, other units dropped out
 
     def resume(self) -> None:
         """Go to the newest checkpoint; without one, stay at the start."""
@@ -106,13 +106,15 @@ class Trainer:
         tensors = self._tensors(self.meter)
         self.checkpoints.verify(found[-1])
         # Another number of processes or of GPUs has no random states of its own here.
-        same = (self.state.world, self.state.tensor) == (self.engine.world, self.engine.tensor)
+        engine = self.engine
+        here = engine.world, engine.tensor, engine.context
+        same = (self.state.world, self.state.tensor, self.state.context) == here
         random = self._random() if same else {}
         random = random if random.keys() <= self.checkpoints.names(found[-1]) else {}
         self.checkpoints.load(found[-1], tensors | random)
         self.learner.after_step()
         self.batches.set_state(self.state.data)
-        if self.engine.data_rank != 0:  # the sums are those of all shares of the data
+        if self.engine.loss_rank != 0:  # the sums are those of all parts of the targets
             self.meter.reset()
         if random:
             checkpoint.set_random_state(random.values())
@@ -186,8 +188,11 @@ class Trainer:
         """One optimiser step; returns the gradient norm and whether any process wants to stop."""
         place = self.batches.get_state()
         batches = [next(self.batches) for _ in range(self.config.grad_accum)]
-        inputs = [to_inputs(batch, self.engine.device) for batch in batches]
-        counts = [sum(len(x.targets) for x in inputs), *map(sum, zip(*map(sizes, batches), strict=True)), len(signals)]
+        inputs = [to_inputs(batch, self.engine.device, self.engine.context_mesh) for batch in batches]
+        # Of the processes that compute the same rows one counts their tokens.
+        mine = self.engine.loss_rank % self.engine.context == 0
+        read = map(sum, zip(*map(sizes, batches), strict=True)) if mine else (0, 0)
+        counts = [sum(len(x.targets) for x in inputs), *read, len(signals)]
         targets, tokens, pairs, stops = self.engine.total(counts)
         weights = [None if self.weights is None else self.weights[x.modality] for x in inputs]
         weight = targets
@@ -199,9 +204,9 @@ class Trainer:
         for x, each in zip(inputs, weights, strict=True):
             with self.engine.gradients(self.model, last=x is inputs[-1]):
                 with self.engine.autocast():
-                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents, each)
+                    loss, stats = self.model(x.ids, x.positions, x.where, x.targets, x.documents, each, x.context)
                 # Wrapped models average gradients over processes; the mean wanted is over targets.
-                self.engine.backward(loss * (self.engine.data_world / (weight or 1)))
+                self.engine.backward(loss * (self.engine.loss_world / (weight or 1)))
             seen.append(stats)
         norm = float(self.engine.clip(self.trained.values(), self.config.clip))
         (total,) = self.engine.total([float(torch.stack([stats.loss.sum() for stats in seen]).sum())])
@@ -219,19 +224,19 @@ class Trainer:
         self.optimizer.zero_grad()
         return norm, stops > 0
 
-    @staticmethod
-    def _costs(x: Inputs, stats: TokenStats) -> Any:
+    def _costs(self, x: Inputs, stats: TokenStats) -> Any:
         """What each token of a batch cost, (B, T) on the CPU; 0 where nothing is learnt."""
         costs = torch.zeros(x.ids.numel(), device=x.ids.device)
-        costs[x.where + 1] = stats.loss.detach().float()
-        return costs.view(x.ids.shape).cpu().numpy()
+        costs[x.where] = stats.loss.detach().float()
+        before = self.engine.whole_rows(costs.view(x.ids.shape))  # what predicting the next token cost
+        return before.roll(1, 1).cpu().numpy()
 
     def _refuse(
         self, trouble: Trouble, place: Any, batches: list[Any], costs: list[Any], recorder: Recorder | None
     ) -> None:
         """Write down what the batch of a bad step held; go on without it, if that is allowed."""
         held = [d for pair in zip(batches, costs, strict=True) for d in self.describe(*pair)] if self.describe else []
-        read = self.engine.gather(held)[:: self.engine.tensor]
+        read = self.engine.gather(held)[:: self.engine.tensor * self.engine.context]
         documents = worst_first([document for process in read for document in process])
         path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
         values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}
@@ -300,8 +305,8 @@ class Trainer:
         for number, batch in enumerate(self.validation):
             if number == self.config.validate_batches:
                 break
-            x = to_inputs(batch, self.engine.device)
-            _, stats = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
+            x = to_inputs(batch, self.engine.device, self.engine.context_mesh)
+            _, stats = self.learner(x.ids, x.positions, x.where, x.targets, x.documents, None, x.context)
             meter.add(stats, x.targets, x.modality)
         return self._read(meter)
 

@@ -21,6 +21,7 @@ from liquid_mm.errors import UserError, nearest
 from liquid_mm.files import read_json
 from liquid_mm.train.adapt import blocks_of
 from liquid_mm.train.config import TrainConfig
+from liquid_mm.train.context import check as check_context
 from liquid_mm.train.flops import GPUS, attention_width
 from liquid_mm.train.loss import CHUNK_ELEMENTS
 from liquid_mm.train.tensor import cuts
@@ -56,13 +57,17 @@ class Shape:
         """The shape of the model of a recipe: its `architecture` or, where there is none, its checkpoint folder.
 
         Raises:
-            UserError: neither is there, or the recipe's `tensor_parallel` is more than the family allows.
+            UserError: neither is there, or the recipe's `tensor_parallel` or `context_parallel` is more than the
+                family allows.
         """
         hf, new_rows = _architecture(config)
         with torch.device("meta"):
             llm = AutoModelForCausalLM.from_config(hf)
-        for parts in config.tensor_widths - {1}:
-            cuts(llm, parts)
+        for tensor, context in config.widths:
+            if tensor > 1:
+                cuts(llm, tensor)
+            if context > 1:
+                check_context(llm, context, tensor)
         blocks = blocks_of(llm)
         matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
         embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight
@@ -139,12 +144,14 @@ class Plan:
         """The plan for a person to read."""
         config, memory = self.config, sum(self.memory.values())
         shard, tensor = int(config.shard), config.tensor_parallel
-        rows, copies = config.data.batch_size * tensor // self.gpus, self.gpus // (shard * tensor)
+        context = config.context_parallel
+        rows, copies = config.data.batch_size * tensor * context // self.gpus, self.gpus // (shard * tensor)
         together = f" x {tensor} computing each layer" if tensor > 1 else ""
+        those = "each" if context == 1 else f"every {context}"
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.memory.items())
         lines = {
             "parameters": f"{shape.parameters / 1e9:.2f} billion, {self.trained / 1e9:.3g} billion trained",
-            "layout": f"{copies} x {shard} GPUs{together}, {rows} rows on each, {config.grad_accum} times a step"
+            "layout": f"{copies} x {shard} GPUs{together}, {rows} rows on {those}, {config.grad_accum} times a step"
             + (", activations computed twice" if config.activation_checkpointing else ""),
             "memory per GPU": f"{memory / GIB:.1f} of {GPUS[self.gpu].memory:g} GiB ({parts})",
             "host memory": f"{self.host / GIB:.0f} GiB per GPU while loading",
@@ -165,7 +172,7 @@ def make_plan(config: TrainConfig, shape: Shape, gpus: int, gpu: str) -> Plan:
     if gpu not in GPUS:
         raise UserError(f"unknown GPU {gpu!r}: {nearest(gpu, GPUS)}")
     here = config.on(gpus)
-    if here.data.batch_size * here.tensor_parallel % gpus:
+    if here.data.batch_size * here.tensor_parallel * here.context_parallel % gpus:
         raise UserError(f"data.batch_size {here.data.batch_size} cannot be shared by {gpus} GPUs; add layouts.{gpus}.")
     trained = shape.trained(here)
     tokens = float(here.steps * here.rows_per_step * here.data.seq_len)
@@ -181,7 +188,8 @@ def refuse(plans: list[Plan]) -> None:
     """Raise a `UserError` that names the plans whose layout cannot fit, and what would help."""
     if bad := [f"{plan.gpus} x {plan.gpu}" for plan in plans if not plan.fits]:
         raise UserError(
-            f"the layout for {', '.join(bad)} does not fit: use more GPUs, a larger `shard`, fewer `rows`, "
+            f"the layout for {', '.join(bad)} does not fit: use more GPUs, a larger `shard`, "
+            "fewer `rows`, a `context_parallel` of 2 or more, "
             "activation_checkpointing: true, method: lora (or tensor_parallel with method: full), "
             f"or a larger --gpu ({', '.join(GPUS)})."
         )
@@ -219,7 +227,8 @@ def _memory(config: TrainConfig, shape: Shape, trained: int, gpus: int) -> dict[
         memory["copies in bfloat16"] = 2.0 * shape.parameters
     if full:
         memory["gradient of the head"] = 4.0 * shape.vocabulary * shape.hidden
-    tokens = config.data.batch_size * tensor // gpus * config.data.seq_len
+    rows = config.data.batch_size * tensor * config.context_parallel // gpus
+    tokens = rows * config.data.seq_len // config.context_parallel
     layer = shape.kept(tensor) * number / 2
     entry = number * shape.hidden if shard * tensor > 1 else 4 * shape.hidden
     per_token = shape.layers * entry + layer if config.activation_checkpointing else shape.layers * layer

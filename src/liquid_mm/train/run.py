@@ -44,8 +44,8 @@ OnSample = Callable[[Checkpoint, int, Path], None]
 
 FREE = {
     "output", "log_every", "save_every", "keep", "validate_every", "validate_batches", "sample_every", "validation",
-    "activation_checkpointing", "compile", "shard", "tensor_parallel", "layouts", "architecture", "peak_flops",
-    "trackers", "on_bad_step",
+    "activation_checkpointing", "compile", "shard", "tensor_parallel", "context_parallel", "layouts", "architecture",
+    "peak_flops", "trackers", "on_bad_step",
     "guidance_scale", "taught", "adapter_dtype",
     "data.workers",
 }  # fmt: skip
@@ -79,7 +79,7 @@ def train(
     begun = resume and checkpoints(run / "checkpoints")
     first = None if begun else first_stage(config)
     here = config.on(processes())
-    engine = Engine(here.precision, int(here.shard), here.tensor_parallel)
+    engine = Engine(here.precision, int(here.shard), here.tensor_parallel, here.context_parallel)
     alone = contextlib.ExitStack()
     try:
         base = load_checkpoint(config.model, device="cpu", dtype="float32")
