@@ -10,6 +10,7 @@ from PIL import Image
 
 from liquid_mm.errors import UserError
 from liquid_mm.evaluate import drawing, mjhq, run, tokenizer
+from liquid_mm.evaluate.plan import plan_work
 from liquid_mm.evaluate.report import compare, markdown
 from liquid_mm.evaluate.settings import EvalSettings
 from liquid_mm.evaluate.stats import wilson
@@ -200,9 +201,25 @@ def test_other_settings_or_another_model_do_not_mix_with_a_run(done, data, tiny_
         run.evaluate(str(tiny_folder), ["gqa"], fake, SETTINGS, data_dir=data)
 
 
+def test_a_run_is_planned_before_it_is_begun(done, tiny_folder, data, tmp_path):
+    out, _ = done
+    tasks = ["mjhq-30k", "pope"]
+    settings = {"settings": SETTINGS, "data_dir": data, "batch_size": 2, "device": "cpu"}
+    for shard, left in ((None, [4, 4]), ((1, 3), [2, 2])):
+        work = run.find_work(tasks, tmp_path / "run", shard=shard, **settings)
+        plans = plan_work(str(tiny_folder), work, device="cpu")
+        assert [(plan.task, plan.examples, plan.done) for plan in plans] == [("mjhq-30k", 4, 0), ("pope", 4, 0)]
+        assert [plan.left for plan in plans] == left
+        assert all(plan.seconds == plan.left * plan.each > 0 for plan in plans)
+    assert not (tmp_path / "run").exists()
+    # What is done is not counted, and no model is needed to say so.
+    plans = plan_work("none", run.find_work(tasks, out, **settings))
+    assert [(plan.done, plan.left, plan.seconds) for plan in plans] == [(4, 0, 0)] * 2
+
+
 def test_scoring_again_needs_no_model_and_takes_another_judge(done, monkeypatch):
     out, results = done
-    monkeypatch.setattr(run, "_load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("the model was loaded"))
     monkeypatch.setattr(Brightness, "__call__", lambda self, images, texts: [0.25] * len(images))
     # GenEval's official program has scored meanwhile.
     verdicts = [

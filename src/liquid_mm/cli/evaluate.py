@@ -27,6 +27,9 @@ def eval_(
     data_dir: Annotated[Path | None, typer.Option(help="Where the tasks' data are; else from the Hub.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; a report's file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples of each task.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say how much is to be done and how long it takes; stop.")
+    ] = False,
     list_tasks: Annotated[bool, typer.Option("--list-tasks", help="Say what can be measured, and stop.")] = False,
     rescore: Annotated[Path | None, typer.Option(help="Score the predictions in this folder again, no model.")] = None,
     judge: Annotated[str | None, typer.Option(help="VQAScore's judge: folder or Hub id.")] = None,
@@ -61,7 +64,7 @@ def eval_(
     }
     if rescore:
         return _say(run.rescore(rescore, scoring, device), rescore)
-    if not target or len(target) != 1 or not tasks or out is None:
+    if not target or len(target) != 1 or not tasks or (out is None and not plan):
         raise UserError("give one checkpoint, --tasks and -o OUT; `liquid eval --list-tasks` says what there is.")
     from liquid_mm.record import stored_guidance
 
@@ -70,6 +73,13 @@ def eval_(
         seed=seed, size=size, guidance_scale=guidance, temperature=temperature, top_k=top_k, top_p=top_p,
         limit=limit, shots=shots, **scoring,
     )  # fmt: skip
+    if plan:
+        work = run.find_work(
+            tasks.split(","), out or Path("none"), settings,
+            data_dir=data_dir, batch_size=batch_size, shard=shard, device=device,
+        )  # fmt: skip
+        return _plan(target[0], work, device, dtype)
+    assert out is not None
     results = run.evaluate(
         target[0], tasks.split(","), out, settings,
         data_dir=data_dir, batch_size=batch_size, shard=shard, cluster=cluster, workers=workers,
@@ -90,6 +100,31 @@ def _list() -> None:
             task.name, task.kind, *((task.data.layout, task.data.licence) if task.data else ("lm-eval's", ""))
         )
     Console().print(table)
+
+
+def _plan(checkpoint: str, work: Any, device: str | None, dtype: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from liquid_mm.evaluate.plan import plan_work
+    from liquid_mm.scaling.plan import hours
+
+    plans = plan_work(checkpoint, work, device=device, dtype=dtype)
+    table = Table("task", box=None)
+    for name in ("examples", "done", "to do here", "a second", "time"):
+        table.add_column(name, justify="right")
+    for each in plans:
+        speed = f"{1 / each.each:.2f}" if each.each else ""
+        table.add_row(
+            each.task,
+            f"{each.examples:,}",
+            f"{each.done:,}",
+            f"{each.left:,}",
+            speed,
+            hours(each.seconds) if each.left else "",
+        )
+    Console().print(table)
+    typer.echo(f"{hours(sum(each.seconds for each in plans))}, judges and feature nets not counted.")
 
 
 def _report(folders: list[str], out: Path | None) -> None:

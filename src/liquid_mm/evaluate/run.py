@@ -17,7 +17,7 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -81,31 +81,56 @@ def evaluate(
     Raises:
         UserError: a name, the checkpoint, the data or `out` is not right.
     """
-    chosen, settings, out = find_tasks(tasks), settings or EvalSettings(), Path(out)
+    settings, out = settings or EvalSettings(), Path(out)
+    work = find_work(tasks, out, settings, data_dir=data_dir, batch_size=batch_size, shard=shard, device=device)
+    _begin(out, checkpoint, settings, {each.task.name: each.context.data for each in work})
+    todo = [each for each in work if each.left]
+    if cluster:
+        _predict_on_ray(checkpoint, {each.task.name: (each.context, each.left) for each in todo}, shard, workers, dtype)
+    elif todo:
+        model = load_model(checkpoint, device, dtype)
+        for each in todo:
+            _predict(each.task, model, each.left, each.context, shard)
+    return _finish(out, {each.task.name: (each.task, each.context, each.examples) for each in work})
+
+
+class Work(NamedTuple):
+    """A task of a run: all its examples, and those that this part of the run has still to do."""
+
+    task: Task
+    context: Context
+    examples: Sequence[Example]
+    left: list[Example]
+
+
+def find_work(
+    tasks: Sequence[str],
+    out: Path,
+    settings: EvalSettings,
+    *,
+    data_dir: str | Path | None = None,
+    batch_size: int = 8,
+    shard: Shard | None = None,
+    device: str | None = None,
+) -> list[Work]:
+    """What `evaluate` would do, by task; nothing is written.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
     if shard and not 1 <= shard[0] <= shard[1]:
         raise UserError(f"shard {shard[0]}/{shard[1]}: the first number is from 1 to the second.")
-    sampling_of(settings)  # a bad value is to be said before anything is written
-    folders = {task.name: _data(task, data_dir) for task in chosen}
-    sets = {}
-    for task in chosen:
-        context = Context(settings, out / task.name, folders[task.name], batch_size, device)
-        sets[task.name] = (context, task.examples(context)[: settings.limit])
-    _begin(out, checkpoint, settings, folders)
-    todo = {}
-    for task in chosen:
-        context, examples = sets[task.name]
+    sampling_of(settings)
+    chosen = find_tasks(tasks)
+    folders = [_data(task, data_dir) for task in chosen]  # what is missing is said before anything long is read
+    work = []
+    for task, data in zip(chosen, folders, strict=True):
+        context = Context(settings, out / task.name, data, batch_size, device)
+        examples = task.examples(context)[: settings.limit]
         done = read_predictions(context.folder)
-        if left := [example for example in of_shard(examples, shard) if example.id not in done]:
-            todo[task.name] = (context, left)
-    if cluster:
-        _predict_on_ray(checkpoint, todo, shard, workers, dtype)
-    elif todo:
-        model = _load_model(checkpoint, device, dtype)
-        for task in chosen:
-            if task.name in todo:
-                context, left = todo[task.name]
-                _predict(task, model, left, context, shard)
-    return _finish(out, {task.name: (task, *sets[task.name]) for task in chosen})
+        left = [example for example in of_shard(examples, shard) if example.id not in done]
+        work.append(Work(task, context, examples, left))
+    return work
 
 
 def rescore(out: str | Path, changes: dict[str, Any] | None = None, device: str | None = None) -> dict[str, Any]:
@@ -168,7 +193,8 @@ def _begin(out: Path, checkpoint: str, settings: EvalSettings, data: dict[str, P
     write_json(out / "run.json", run)
 
 
-def _load_model(checkpoint: str, device: str | None, dtype: str | None) -> Any:
+def load_model(checkpoint: str, device: str | None, dtype: str | None) -> Any:
+    """The checkpoint's model."""
     from liquid_mm.generate.model import load
 
     return load(checkpoint, device=device, dtype=dtype)
