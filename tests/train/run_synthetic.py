@@ -11,13 +11,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 import torch
 from trainkit import VOCABULARY, Synthetic, recipe, tiny
 
-from liquid_mm.train import inputs
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.engine import Engine
 from liquid_mm.train.loop import Trainer
@@ -26,9 +23,6 @@ from liquid_mm.train.shards import held
 
 def run(folder, settings, processes):
     settings = dict(settings)
-    documents = inputs.Documents
-    if settings.pop("by_mask", False):  # as on a GPU
-        documents = SimpleNamespace(of=lambda segment_ids: None)
     family = settings.pop("family", "llama_tied")
     config = recipe(folder, **settings).on(processes)
     engine = Engine(config.precision, config.shard, config.tensor_parallel, config.context_parallel)
@@ -50,9 +44,7 @@ def run(folder, settings, processes):
     options = {"validation": [next(held_out)], "sample": sample, "describe": describe, "progress": False}
     trainer = Trainer(learner, batches, config, engine, **options)
     trainer.resume()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "Documents", documents)
-        trainer.run()
+    trainer.run()
     seen["trained"] = engine.collect(trainer.trained)
     parts = [held(parameter.detach())[0] for parameter in learner.parameters()]
     size = sum(part.numel() * part.element_size() for part in parts)

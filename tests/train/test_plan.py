@@ -80,7 +80,7 @@ def test_rows_computed_together_are_planned():
     assert together.memory["activations"] == apart.memory["activations"] / 4
     assert {**together.memory, "activations": 0} == {**apart.memory, "activations": 0}
     assert "1 x 8 GPUs, 1 rows on every 4" in together.text(shape, 0.4)
-    with pytest.raises(UserError, match="context_parallel 3: 16 attention heads"):
+    with pytest.raises(UserError, match="context_parallel 3 does not divide the 16 attention heads"):
         Shape.of(load_config(TrainConfig, PAPER / "gemma-7b.yaml", ["context_parallel=3"]))
 
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from liquid_mm.errors import UserError
 from liquid_mm.train.attention import NAME, Documents
 from liquid_mm.train.config import LoraSettings, TrainConfig
-from liquid_mm.train.context import Context
-from liquid_mm.train.context import check as check_context
+from liquid_mm.train.context import Context, check_heads, check_layers
 from liquid_mm.train.lora import fuse
 from liquid_mm.train.loss import Head, TokenStats, backbone, check_head, fused_loss
+from liquid_mm.train.probe import probe
 from liquid_mm.train.shards import held, whole
 from liquid_mm.vocab.vocabulary import Vocabulary
 
@@ -107,6 +107,7 @@ class Learner(nn.Module):
         self.vocabulary = vocabulary
         self.row_ids = new_row_ids(vocabulary)
         check_head(llm)
+        documents_known = _check_attention(llm, config)
         llm.requires_grad_(config.method == "full")
         frozen_type = torch.bfloat16 if config.precision == "bf16" and config.method != "full" else torch.float32
         for parameter in llm.parameters():  # not `llm.to`: that would round the rotary frequencies too
@@ -117,9 +118,7 @@ class Learner(nn.Module):
             # The first is transformers' newer name.
             enable = getattr(llm, "activation_checkpointing_enable", None) or llm.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        if config.context_parallel > 1:
-            check_context(llm, config.context_parallel, config.tensor_parallel)
-        if llm.config._attn_implementation == "sdpa":
+        if documents_known:
             llm.set_attn_implementation(NAME)
         self.llm: Any = llm
         self.compiled = config.compile
@@ -146,29 +145,19 @@ class Learner(nn.Module):
             ids, positions: (B, T) int64.
             where: (N,) int64, indices into the flattened (B·T) of the positions *before* each target.
             targets: (N,) int64 ids to predict there.
-            documents: where the documents lie, for the faster attention on the CPU; None: by positions alone.
+            documents: where the documents lie, for an attention that looks at nothing else; None: by positions alone.
             weights: (N,) float32, how much each target counts; None: all 1.
-            context: the whole rows, where T is this process's stretch of them.
+            context: the processes that compute these rows, where T is this one's stretch of them.
 
         Returns:
             The summed (weighted) loss and N positions' statistics.
-
-        Raises:
-            UserError: there is a `context`, but the model's attention does not ask for it.
         """
         grouped = documents is not None and self.llm.config._attn_implementation == NAME
         grouped = grouped and not self.compiled  # documents differ in every batch: each would be compiled anew
         arguments: dict[str, Any] = {"documents": documents} if grouped else {}
         if context is not None:
-            arguments["context"], context.used = context, 0
+            arguments["context"] = context
         output = backbone(self.llm)(input_ids=ids, position_ids=positions, use_cache=False, **arguments)
-        layers = self.llm.config.get_text_config().num_hidden_layers
-        layers = self.llm.config.get_text_config().num_hidden_layers
-        if context is not None and context.used != layers:
-            raise UserError(
-                f"context_parallel: of the {layers} layers of this model of type {self.llm.config.model_type!r} "
-                f"{context.used} have attention that can be shared out."
-            )
         hidden = output.last_hidden_state.flatten(0, 1).index_select(0, where)
         return fused_loss(
             hidden,
@@ -229,6 +218,26 @@ class Learner(nn.Module):
         for parameter in llm.parameters():
             parameter.data = parameter.data.to(dtype)
         return llm
+
+
+def _check_attention(llm: Any, config: TrainConfig) -> bool:
+    """Whether the layers' attention can be told where documents lie.
+
+    Raises:
+        UserError: rows are too long for the model, or cannot be shared out as `config` says.
+    """
+    shared = config.context_parallel > 1
+    if shared:
+        check_heads(llm, config.context_parallel, config.tensor_parallel)
+    if llm.config._attn_implementation != "sdpa":
+        return False
+    try:
+        found = probe(llm, config.data.seq_len)
+    except IndexError as error:
+        raise UserError(f"data.seq_len {config.data.seq_len} is more than this model's positions go to.") from error
+    if shared:
+        check_layers(llm, found)
+    return found.hands_down and found.windows_told
 
 
 def blocks_of(llm: Any) -> list[nn.Module]:

@@ -1,13 +1,13 @@
-"""Attention inside the documents of packed rows, on the CPU: documents of like length side by side.
+"""Attention inside the documents of packed rows: documents of like length side by side.
 
     rows of 512:  [ pair 85 | pair 90 | text 200 | pair 88 | padding ] …
     groups:       (3 documents, 90)   (1 document, 200)                   scores: 3·90² + 200², not 512²
 
-The block mask that transformers builds from restarting positions is right everywhere, but a CPU then computes all 512²
-scores, and its bfloat16 flash kernel is slow to differentiate: attention takes half a step when documents are short,
-grouped a tenth. This is an attention function of transformers' own kind, chosen by name: layers of families that hand
-keyword arguments down get the documents and leave the mask aside; all others, and every other use of the model, run
-SDPA with the mask.
+The block mask that transformers builds from restarting positions is right everywhere, but then all 512² scores are
+computed and, for the backward pass, a mask of that size kept by every layer; on a CPU attention so takes half a step
+when documents are short, grouped a tenth. This is an attention function of transformers' own kind, chosen by name:
+layers that hand keyword arguments down get the documents and leave the mask aside; all others, and every other use of
+the model, run SDPA with the mask.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from liquid_mm.train.context import Context, repeats
+from liquid_mm.train.context import Context
 
 NAME = "sdpa_documents"
 
@@ -49,7 +49,7 @@ class Documents:
     back: Tensor
 
     @classmethod
-    def of(cls, segment_ids: NDArray[np.int64]) -> Documents:
+    def of(cls, segment_ids: NDArray[np.int64], device: torch.device | str = "cpu") -> Documents:
         """The documents of `segment_ids` (B, T): runs of one number within a row, 0 being padding."""
         starts = np.ones(segment_ids.shape, bool)
         starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
@@ -65,9 +65,9 @@ class Documents:
             inside = np.arange(longest) < length[members, None]
             index = np.where(inside, first[members, None] + np.arange(longest), 0)
             back[index[inside]] = made + np.flatnonzero(inside)
-            groups.append(torch.from_numpy(index))
+            groups.append(torch.from_numpy(index).to(device))
             made, at = made + index.size, at + len(members)
-        return cls(groups, torch.from_numpy(back))
+        return cls(groups, torch.from_numpy(back).to(device))
 
 
 def attend(
@@ -92,7 +92,7 @@ def attend(
         key, value: (B, K, T, D), with H a multiple of K.
         attention_mask: used if `documents` is None.
         documents: where documents lie.
-        context: where T is a stretch of rows that several processes compute: the whole rows; `documents` are of these.
+        context: the processes that compute these rows, where T is a stretch of them; `documents` are of whole rows.
         sliding_window: how many positions back a query sees, itself included; None: all.
         scaling: of the scores; None: D^-½.
         dropout: share of attention weights dropped.
@@ -101,37 +101,17 @@ def attend(
     Returns:
         (B, T, H, D), and no attention weights.
     """
-    if context is not None:
-        return _shared(query, key, value, documents, context, sliding_window, scaling, dropout), None
-    if documents is not None:
+    if documents is None:
+        assert context is None, "processes that share rows have their documents"
+        options |= {"sliding_window": sliding_window, "scaling": scaling, "dropout": dropout}
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return output
+    if context is None:
         return _grouped(query, key, value, documents, sliding_window, scaling, dropout), None
-    options |= {"sliding_window": sliding_window, "scaling": scaling, "dropout": dropout}
-    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    return output
-
-
-def _shared(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    documents: Documents | None,
-    context: Context,
-    sliding_window: int | None,
-    scaling: float | None,
-    dropout: float,
-) -> Tensor:
-    """Attention of this process's heads over whole rows, with and without their documents; shapes as of `attend`."""
-    context.used += 1
-    times = repeats(query.shape[1], key.shape[1], context.mesh.size())
+    times = context.repeats(key.shape[1])
     key, value = (states.repeat_interleave(times, 1) for states in (key, value))
     query, key, value = (context.heads(states) for states in (query, key, value))
-    if documents is not None:
-        return context.stretch(_grouped(query, key, value, documents, sliding_window, scaling, dropout))
-    # One key for each query: with a mask, the kernels that share them keep all scores.
-    key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
-    mask = context.mask(sliding_window)
-    output = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
-    return context.stretch(output.transpose(1, 2))
+    return context.stretch(_grouped(query, key, value, documents, sliding_window, scaling, dropout)), None
 
 
 def _grouped(
@@ -139,11 +119,11 @@ def _grouped(
     key: Tensor,
     value: Tensor,
     documents: Documents,
-    sliding_window: int | None,
+    window: int | None,
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Attention document by document; shapes as of `attend`."""
+    """Attention group by group of whole rows; shapes as of `attend`."""
     rows, heads, length, size = query.shape
     if not documents.groups:  # nothing but padding, as in a process's part of the last batch of a validation
         return query.new_zeros(rows, length, heads, size)
@@ -152,28 +132,68 @@ def _grouped(
     for index in documents.groups:
         # (n, L, heads, D) -> (n, heads, L, D)
         q, k, v = (t.index_select(0, index.flatten()).view(*index.shape, -1, size).transpose(1, 2) for t in flat)
-        visible = torch.ones(index.shape[1], index.shape[1], dtype=torch.bool, device=index.device).tril_()
-        if sliding_window is not None:
-            visible.triu_(1 - sliding_window)
-        if query.dtype == torch.bfloat16 and index.shape[1] <= SMALL:
-            part = _plain(q, k, v, visible, scaling or size**-0.5, dropout)
-        else:
-            part = F.scaled_dot_product_attention(
-                q, k, v, visible, dropout_p=dropout, scale=scaling, enable_gqa=heads != k.shape[1]
-            )
+        part = _causal(q, k, v, window, scaling, dropout)
         parts.append(part.transpose(1, 2).reshape(-1, heads * size))
     together = torch.cat(parts).index_select(0, documents.back)
     return together.view(rows, length, heads, size)
 
 
+def _causal(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None, dropout: float
+) -> Tensor:
+    """Causal attention in each of n documents: query (n, H, L, D), key and value (n, K, L, D) to (n, H, L, D)."""
+    length, size = query.shape[2:]
+    if window is not None and window < length:
+        return _windowed(query, key, value, window, scaling, dropout)
+    if _is_small(query):
+        visible = torch.ones(length, length, dtype=torch.bool, device=query.device).tril_()
+        return _plain(query, key, value, visible, scaling or size**-0.5, dropout)
+    shared = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, dropout_p=dropout, scale=scaling, enable_gqa=shared
+    )
+
+
+def _windowed(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None, dropout: float) -> Tensor:
+    """As `_causal`, of documents cut into blocks as long as the window: a block sees itself and the one before it."""
+    number, heads, length, size = query.shape
+    query, key, value = (F.pad(states, (0, 0, 0, -length % window)) for states in (query, key, value))
+    q, own_k, own_v = (states.unflatten(2, (-1, window)).transpose(1, 2) for states in (query, key, value))
+    blocks = q.shape[1]
+    # (n, blocks, K, 2·window, D)
+    k, v = (torch.cat([F.pad(own, (0, 0, 0, 0, 0, 0, 1, -1)), own], 3) for own in (own_k, own_v))
+    q, k, v = (states.flatten(0, 1) for states in (q, k, v))
+    place = torch.arange(2 * window, device=q.device)
+    distance = place[window:, None] - place
+    visible = ((distance >= 0) & (distance < window)).repeat(blocks, 1, 1)
+    visible[0, :, :window] = False  # before the first block there is none
+    visible = visible[:, None].repeat(number, 1, 1, 1)
+    if _is_small(q):
+        out = _plain(q, k, v, visible[:, None], scaling or size**-0.5, dropout)
+    else:
+        if q.device.type != "cpu":  # with a mask, GPUs' kernels that share keys keep all scores
+            k, v = (states.repeat_interleave(heads // states.shape[1], 1) for states in (k, v))
+        shared = heads != k.shape[1]
+        out = F.scaled_dot_product_attention(q, k, v, visible, dropout_p=dropout, scale=scaling, enable_gqa=shared)
+    joined: Tensor = out.unflatten(0, (number, blocks)).transpose(1, 2).flatten(2, 3)
+    return joined[:, :, :length]
+
+
+def _is_small(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= SMALL
+
+
 def _plain(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float, dropout: float) -> Tensor:
-    """Attention by its definition; the heads that share a key are one product. Shapes (n, H|K, L, D), mask (L, L)."""
+    """Attention by its definition; the heads that share a key are one product.
+
+    Shapes (n, H, L, D) and (n, K, M, D), mask (L, M) or (n, 1, 1, L, M).
+    """
     n, heads, length, size = query.shape
     shared = key.shape[1]
     q = (query * scaling).reshape(n, shared, -1, size)
-    scores = (q @ key.transpose(2, 3)).view(n, shared, -1, length, length)
+    scores = (q @ key.transpose(2, 3)).view(n, shared, -1, length, key.shape[2])
     weights = F.dropout(scores.masked_fill(~visible, float("-inf")).softmax(-1), dropout)
-    return (weights.view(n, shared, -1, length) @ value).view(n, heads, length, size)
+    return (weights.view(n, shared, -1, key.shape[2]) @ value).view(n, heads, length, size)
 
 
 AttentionInterface.register(NAME, attend)

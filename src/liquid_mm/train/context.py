@@ -4,8 +4,8 @@
        heads 0..3 | 4..7            attention: each process all tokens, its own heads
 
 Attention is the only place where tokens meet. Before it the processes trade stretches for heads, after it heads for
-stretches, so that it sees whole rows and documents, as in one process; activations, the larger part of a long row's
-memory, are shared out.
+stretches, so that it sees whole documents, as in one process; activations, the larger part of a long row's memory, are
+shared out.
 """
 
 from __future__ import annotations
@@ -14,30 +14,21 @@ import dataclasses
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single
 from torch.distributed.device_mesh import DeviceMesh
 
 from liquid_mm.errors import UserError
+from liquid_mm.train.probe import Probe
+
+INSTEAD = "leave context_parallel out, and use `shard` and activation_checkpointing."
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Context:
-    """One batch of whole rows, for the attention of processes that hold a stretch of each.
-
-    Args:
-        mesh: the processes, in the order of their stretches.
-        positions: (B, T) int64, of the whole rows; they restart with every document.
-
-    Attributes:
-        used: how many attention layers have asked since it was last set.
-    """
+    """Processes that hold a stretch of each row; `mesh` has them in the order of their stretches."""
 
     mesh: DeviceMesh
-    positions: Tensor
-    used: int = 0
-    _masks: dict[int | None, Tensor] = dataclasses.field(default_factory=dict)
 
     def heads(self, states: Tensor) -> Tensor:
         """This process's heads of all tokens (B, H/n, T, D), from all heads of its own tokens (B, H, T/n, D)."""
@@ -56,53 +47,47 @@ class Context:
         got = self._trade(sent).permute(1, 2, 0, 3, 4)  # (B, t, n, H/n, D)
         return got.reshape(rows, length // parts, parts * heads, size)
 
-    def mask(self, window: int | None) -> Tensor:
-        """Who sees whom (B, 1, T, T): earlier tokens of the same document, at most `window` with oneself."""
-        if window not in self._masks:
-            place = torch.arange(self.positions.shape[1], device=self.positions.device)
-            first = place - self.positions  # of the document
-            distance = place[:, None] - place
-            near = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-            self._masks[window] = (near & (first[:, :, None] == first[:, None, :]))[:, None]
-        return self._masks[window]
+    def repeats(self, shared: int) -> int:
+        """How often each of `shared` heads of keys and values is repeated, so that every process has as many."""
+        return math.lcm(shared, self.mesh.size()) // shared
 
     def _trade(self, sent: Tensor) -> Tensor:
         """Each process's part k of `sent` (n, …) goes to process k; what comes back is by sender."""
         return all_to_all_single(sent.contiguous(), None, None, self.mesh.get_group())
 
 
-def repeats(heads: int, shared: int, parts: int) -> int:
-    """How often each of `shared` key and value heads must be repeated for `parts` processes to share them out.
-
-    Raises:
-        UserError: the `heads` of the queries cannot be shared out so.
-    """
-    times = parts // math.gcd(shared, parts)
-    if heads % (shared * times):
-        raise UserError(
-            f"context_parallel {parts}: {heads} attention heads with {shared} of keys and values cannot be shared out "
-            "evenly."
-        )
-    return times
-
-
-def check(llm: Any, parts: int, tensor: int = 1) -> None:
-    """Make sure that processes can share the rows of a Hugging Face causal LM.
+def check_heads(llm: Any, parts: int, tensor: int = 1) -> None:
+    """Make sure that the attention heads of a Hugging Face causal LM can be shared out.
 
     Args:
-        llm: the model.
+        llm: the model; its weights are not looked at.
         parts: processes a row.
         tensor: processes that share out the heads of each layer already.
 
     Raises:
-        UserError: they cannot.
+        UserError: they cannot, or attention is not of the kind that can.
     """
     config = llm.config.get_text_config()
     if (kind := llm.config._attn_implementation) != "sdpa":
         raise UserError(
-            f"context_parallel: models of type {config.model_type!r} run with {kind!r} attention, which cannot be "
-            "shared out; only 'sdpa' can."
+            f"context_parallel: transformers runs models of type {config.model_type!r} with {kind!r} attention only, "
+            f"which cannot be shared out: {INSTEAD}"
         )
-    heads = config.num_attention_heads
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    repeats(heads // tensor, shared // tensor, parts)
+    if config.num_attention_heads % (parts * tensor):
+        names = f"context_parallel {parts}" + (f" x tensor_parallel {tensor}" if tensor > 1 else "")
+        raise UserError(f"{names} does not divide the {config.num_attention_heads} attention heads of this model.")
+
+
+def check_layers(llm: Any, found: Probe) -> None:
+    """Make sure that a stretch of a row can be computed apart, but for attention.
+
+    Raises:
+        UserError: it cannot.
+    """
+    config = llm.config.get_text_config()
+    if found.attention == config.num_hidden_layers and found.hands_down and found.windows_told and found.apart:
+        return
+    raise UserError(
+        f"context_parallel: models of type {config.model_type!r} let tokens meet elsewhere than in attention, or in a "
+        f"way that depends on the length of the row or is not told to it: {INSTEAD}"
+    )

@@ -20,8 +20,8 @@ from liquid_mm.train.context import Context
 class Inputs(NamedTuple):
     """A batch as tensors: ids and positions (B, T); of N targets the flat index before them, their id and modality.
 
-    `documents` is for the CPU alone; elsewhere the mask made from the positions costs little. With a `context` the rest
-    is of this process's stretch of the rows, T being its length, but for `documents`, which are of whole rows.
+    With a `context` the rest is of this process's stretch of the rows, T being its length, but for `documents`, which
+    are of whole rows.
     """
 
     ids: Tensor
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
     where: Tensor
     targets: Tensor
     modality: Tensor
-    documents: Documents | None
+    documents: Documents
     context: Context | None = None
 
 
@@ -45,7 +45,7 @@ def to_inputs(batch: Any, device: torch.device, mesh: DeviceMesh | None = None) 
     mask[:, 0] = False
     mask[:, 1:] &= batch["segment_ids"][:, 1:] == batch["segment_ids"][:, :-1]
     at = np.flatnonzero(mask)
-    documents = Documents.of(batch["segment_ids"]) if device.type == "cpu" else None
+    documents = Documents.of(batch["segment_ids"], device)
     kinds = batch["modality"].reshape(-1)[at].astype(np.int64)
     arrays = (batch["ids"], batch["positions"], at - 1, batch["ids"].reshape(-1)[at], kinds)
     # Waiting for each copy: these arrays are gone on return, and their memory is not pinned.
@@ -68,7 +68,7 @@ def _stretch(inputs: Inputs, mesh: DeviceMesh) -> Inputs:
         inputs.targets[mine],
         inputs.modality[mine],
         inputs.documents,
-        Context(mesh, inputs.positions),
+        Context(mesh),
     )
 
 

@@ -21,7 +21,7 @@ from liquid_mm.errors import UserError, nearest
 from liquid_mm.files import read_json
 from liquid_mm.train.adapt import blocks_of
 from liquid_mm.train.config import TrainConfig
-from liquid_mm.train.context import check as check_context
+from liquid_mm.train.context import check_heads
 from liquid_mm.train.flops import GPUS, attention_width
 from liquid_mm.train.loss import CHUNK_ELEMENTS
 from liquid_mm.train.tensor import cuts
@@ -67,7 +67,7 @@ class Shape:
             if tensor > 1:
                 cuts(llm, tensor)
             if context > 1:
-                check_context(llm, context, tensor)
+                check_heads(llm, context, tensor)
         blocks = blocks_of(llm)
         matrices = [p for block in blocks for p in block.parameters() if p.ndim == 2]
         embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings().weight

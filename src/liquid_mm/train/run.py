@@ -130,7 +130,8 @@ def train(
         if engine.is_main:
             if engine.sharded:  # the parts of a model that was spread over processes do not make one again
                 base = load_checkpoint(config.model, device="cpu", dtype="float32")
-                learner = Learner(base.llm, base.vocabulary, config)
+                one = here.model_copy(update={"tensor_parallel": 1, "context_parallel": 1})
+                learner = Learner(base.llm, base.vocabulary, one)
                 learner.load_trained(trained)
             export(learner, base, config)
         engine.wait()
