@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from liquid_mm import cli
+from liquid_mm.evaluate.registry import TASKS
 
 
 @pytest.fixture
@@ -49,15 +50,18 @@ def test_mistakes_end_in_a_sentence(arguments, message, liquid, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.filterwarnings("ignore:a Fréchet distance over:UserWarning")  # of two pictures, and of reconstructions
 def test_the_demo_model_is_measured_and_reported(liquid, data, tmp_path):
     out = tmp_path / "o"
-    arguments = ["demo", "--tasks", "tokenizer,genai-bench,pope", "--data-dir", data, "-o", out, "--limit", 1]
-    code, shown, error = liquid(*arguments, "--guidance", 1, "--device", "cpu")
+    every = "tokenizer,text-to-image,understanding"
+    arguments = ["demo", "--tasks", every, "--data-dir", data, "-o", out, "--limit", 2]
+    code, shown, error = liquid(*arguments, "--guidance", 1, "--device", "cpu", "--features", "efficientnet-lite0")
     assert code == 0, error
     assert "| tokenizer | psnr |" in shown
     assert "drawn, not scored yet" in shown
     results = json.loads((out / "results.json").read_text())
-    assert results["tasks"]["pope"]["n"] == 1
+    assert results["tasks"]["pope"]["n"] == 2
+    assert set(results["tasks"]) == {task.name for task in TASKS.values() if task.kind != "text"}
     assert (out / "index.html").is_file()
     code, again, _ = liquid("--rescore", out)
     assert (code, again) == (0, shown)

@@ -71,6 +71,20 @@ def test_a_text_task_end_to_end(local, tiny_folder):
     assert "lm-eval" in results["versions"]
 
 
+def test_every_text_task_on_the_demo_model(local):
+    write_jsonl(local / "lm-eval" / "docs.jsonl", DOCS * 3)  # MMLU has five solved ones before the question
+    tasks = find_tasks(["text"])
+    for task in tasks:
+        text = TASK.format(path=local / "lm-eval" / "docs.jsonl").replace("boolq", task.lm_eval_name)
+        (local / "lm-eval" / f"{task.lm_eval_name}.yaml").write_text(text)
+    settings = EvalSettings(limit=2)
+    results = run.evaluate("demo", ["text"], local / "o", settings, data_dir=local, device="cpu")
+    values = {name: task["values"]["acc"] for name, task in results["tasks"].items()}
+    assert values.keys() == {task.name for task in tasks}
+    assert all(0 <= value["value"] <= 100 and value["n"] == 2 for value in values.values())
+    assert results["tasks"]["mmlu"]["notes"] == ["by lm-eval with 5 shots"]
+
+
 def test_the_papers_tasks_and_shots():
     shots = {task.name: task.shots for task in find_tasks(["text"])}
     assert shots == {
