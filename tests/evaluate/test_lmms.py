@@ -6,11 +6,13 @@ import sys
 import types
 
 import pytest
+import torch
 from evalkit import noise
 
 from liquid_mm.errors import UserError
 from liquid_mm.evaluate import lmms_manifest
 from liquid_mm.generate.model import load
+from liquid_mm.vocab.records import Chat, Message
 
 REGISTRY = {}
 
@@ -35,11 +37,19 @@ class Instance:
     args: tuple
 
 
+@dataclasses.dataclass
+class GenerationResult:
+    """What lmms-eval hands on as it is."""
+
+    text: tuple
+
+
 @pytest.fixture
 def plugin(monkeypatch, tiny_folder):
     stubs = {
         "lmms_eval": {},
         "lmms_eval.api": {},
+        "lmms_eval.api.instance": {"GenerationResult": GenerationResult},
         "lmms_eval.api.model": {"lmms": StubModel},
         "lmms_eval.api.registry": {"register_model": register_model},
         "lmms_eval.models": {},
@@ -69,6 +79,58 @@ def test_it_registers_and_answers_as_the_model_does(plugin, tiny_folder):
     assert "a" not in answers[2]
 
 
+def test_losses_are_of_the_models_turn(plugin, tiny_folder):
+    model = plugin.Liquid(pretrained=str(tiny_folder), device="cpu", dtype="float32")
+    model.task_dict = {"mc": {"test": [{"image": noise(0), "answer": "red"}]}}
+    visual = (lambda doc: [doc["image"]], 0, "mc", "test")
+    requests = [
+        Instance(("Which colour?", " red", *visual)),
+        Instance(("Which colour?", lambda doc: doc["answer"], *visual)),
+        Instance(("", "blue")),
+    ]
+    likely = [result.text for result in model.loglikelihood(requests)]
+    assert likely[0] == likely[1]
+    llm, encode = model.model.checkpoint.llm, model.model.prompting
+    for (value, greedy), images, question, answer in (
+        (likely[0], [noise(0)], "Which colour?", "red"),
+        (likely[2], [], "", "blue"),
+    ):
+        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
+        asked = [{"role": "user", "content": content}]
+        ids = list(encode.ids(encode.to_chat(asked)))
+        turns = Chat((*encode.to_chat(asked).messages, Message("assistant", (answer,))))
+        full = list(encode.ids(turns))
+        assert full[: len(ids)] == ids
+        slow, always = [], True
+        for token in full[len(ids) :]:
+            if token in encode._renderer.stop_ids:
+                break
+            with torch.no_grad():
+                logs = llm(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
+            slow, always = slow + float(logs[token]), always and int(logs.argmax()) == token
+            ids.append(token)
+        assert value == pytest.approx(-sum(slow) / len(slow), abs=1e-3)
+        assert greedy == always
+
+
+def test_what_is_drawn_first_is_shown_with_the_question(plugin, tiny_folder):
+    model = plugin.Liquid(pretrained=str(tiny_folder), device="cpu")
+    model.task_dict = {"cot": {"test": [{"image": noise(0)}]}}
+    context = "[GEN_PROMPT]a red duck[/GEN_PROMPT]\n[QUESTION]Which is it?[/QUESTION]"
+    options = {"max_new_tokens": 4}
+    rest = (lambda doc: [doc["image"]], 0, "cot", "test")
+    both, one = model.generate_visual_cot(
+        [Instance((context, options, *rest)), Instance(("Which is it?", options, *rest))]
+    )
+    plain = load(tiny_folder, device="cpu")
+    (drawn,) = plain.generate_images("a red duck", seed=0)
+    content = [{"type": "image", "image": image} for image in (noise(0), drawn.image)]
+    content.append({"type": "text", "text": "Which is it?"})
+    expected = plain.generate_text([{"role": "user", "content": content}], max_new_tokens=4, top_k=1)
+    assert both == expected.strip()
+    assert one == plain.generate_text("Which is it?", [noise(0)], 4, top_k=1).strip()
+
+
 def test_what_it_cannot_do_is_said(plugin, tiny_folder):
     with pytest.raises(UserError, match="pretrained"):
         plugin.Liquid()
@@ -76,8 +138,6 @@ def test_what_it_cannot_do_is_said(plugin, tiny_folder):
     model.task_dict = {"video": {"test": [{}]}}
     with pytest.raises(UserError, match="shows a str"):
         model.generate_until([Instance(("What?", {}, lambda doc: ["film.mp4"], 0, "video", "test"))])
-    with pytest.raises(UserError, match="likelihoods"):
-        model.loglikelihood([])
     with pytest.raises(UserError, match="rounds"):
         model.generate_until_multi_round([])
 
