@@ -107,7 +107,8 @@ def test_losses_are_of_the_models_turn(plugin, tiny_folder):
                 break
             with torch.no_grad():
                 logs = llm(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
-            slow, always = slow + float(logs[token]), always and int(logs.argmax()) == token
+            always = always and int(logs.argmax()) == token
+            slow.append(float(logs[token]))
             ids.append(token)
         assert value == pytest.approx(-sum(slow) / len(slow), abs=1e-3)
         assert greedy == always
