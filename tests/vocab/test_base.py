@@ -160,6 +160,17 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
         load_base("someone/some-model")
 
 
+def test_a_name_is_not_tried_again_and_again_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(base_module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(base_module.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(base_module.AutoConfig, "from_pretrained", lambda *_: pytest.fail("transformers was asked"))
+    with pytest.raises(UserError, match=r"no folder some-model.*cannot be reached \(no network\)"):
+        load_base("some-model")
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.touch()

@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -144,6 +147,8 @@ def _gguf_read_once() -> Iterator[None]:
 def _load(
     path: Path | str, dtype: torch.dtype, quantization_config: GgufConfig | None = None, **gguf: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if isinstance(path, str):
+        _reach(path)
     name = Path(path, gguf["gguf_file"]) if gguf else path
     options = {**gguf, "quantization_config": quantization_config} if gguf else {}
     with _loading(name):
@@ -159,6 +164,25 @@ def _load(
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer of {name} has no tokenizer.json: convert it to a fast tokenizer first.")
     return llm.eval(), tokenizer
+
+
+def _reach(name: str) -> None:
+    """Make sure that the Hub, or its cache, can be asked for `name`: transformers tries for most of a minute.
+
+    Raises:
+        UserError: neither can.
+    """
+    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return  # it answers: transformers says what is wrong with the name
+    except Exception as error:  # whatever the HTTP library in use raises where there is no network
+        raise UserError(
+            f"there is no folder {name}, the Hub's cache holds no model of that name, and the Hub cannot be reached "
+            f"({error})."
+        ) from error
 
 
 @contextmanager
