@@ -229,12 +229,12 @@ def test_a_bad_step_says_which_records_it_read_and_they_can_be_looked_at(assets,
     path = write_recipe(assets, tmp_path, data=sources)
     real = Trainer._costs
 
-    def costs(x, stats):
-        found = real(x, stats)
+    def costs(self, x, stats):
+        found = real(self, x, stats)
         found[1, :20] = np.nan  # the first document of the second row
         return found
 
-    monkeypatch.setattr(Trainer, "_costs", staticmethod(costs))
+    monkeypatch.setattr(Trainer, "_costs", costs)
     monkeypatch.setattr(Guard, "judge", lambda self, progress, *_: Trouble("the loss is not finite", math.nan, 1.0))
     with pytest.raises(UserError) as error:
         train(load_config(TrainConfig, path), progress=False)
