@@ -37,6 +37,7 @@ def test_tasks_are_listed_with_licences(liquid):
         (["demo", "--tasks", "popo", "-o", "{tmp}/o"], "did you mean 'pope'"),
         (["demo", "--tasks", "pope", "-o", "{tmp}/o", "--data-dir", "{tmp}"], "hf download lmms-lab/POPE"),
         (["demo", "--tasks", "pope", "-o", "{tmp}/o", "--limit", "0"], "limit"),
+        (["demo", "--tasks", "pope", "--plan", "--cluster"], "leave out --cluster"),
         (["report"], "name the folders"),
         (["report", "{tmp}"], "no results.json"),
         (["--rescore", "{tmp}"], "run.json"),

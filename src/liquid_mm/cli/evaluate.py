@@ -74,8 +74,10 @@ def eval_(
         limit=limit, shots=shots, **scoring,
     )  # fmt: skip
     if plan:
+        if cluster:
+            raise UserError("--plan times this machine: leave out --cluster, and divide by the number of workers.")
         work = run.find_work(
-            tasks.split(","), out or Path("none"), settings,
+            tasks.split(","), out, settings,
             data_dir=data_dir, batch_size=batch_size, shard=shard, device=device,
         )  # fmt: skip
         return _plan(target[0], work, device, dtype)

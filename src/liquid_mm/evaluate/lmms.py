@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from liquid_mm.errors import UserError
 from liquid_mm.generate.model import LiquidModel, load
-from liquid_mm.vocab.prompts import Renderer
 from liquid_mm.vocab.records import Chat, Message
 
 MAX_NEW_TOKENS = 128
@@ -125,13 +124,12 @@ class Liquid(lmms):  # type: ignore[misc]  # lmms-eval has no types
     ) -> tuple[float, bool]:
         said = target if isinstance(target, str) else target(self.task_dict[task][split][doc])
         visuals = self._visuals(doc_to_visual, doc, task, split) if task else []
-        checkpoint = self.model.checkpoint
-        renderer = Renderer(checkpoint.tokenizer, checkpoint.vocabulary)
+        llm, renderer = self.model.checkpoint.llm, self.model.renderer
         asked = self.model.prompting.to_chat([{"role": "user", "content": _content(question, visuals)}])
         rendered = renderer.render(Chat((*asked.messages, Message("assistant", (said.strip(),)))))
         ids, learnt = rendered.ids, rendered.loss_mask
         at = [int(place) for place in learnt.nonzero()[0] if int(ids[place]) not in renderer.stop_ids]
-        logits = checkpoint.llm(torch.from_numpy(ids)[None].to(checkpoint.llm.device)).logits[0].float().cpu()
+        logits = llm(torch.from_numpy(ids)[None].to(llm.device)).logits[0].float().cpu()
         before = logits[[place - 1 for place in at]]
         targets = torch.from_numpy(ids)[at]
         logs = before.log_softmax(-1).gather(1, targets[:, None])

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from liquid_mm.evaluate.predictions import read_predictions
 from liquid_mm.evaluate.run import Work, load_model
 
 
@@ -46,7 +45,7 @@ def plan_work(
     """
     model = load_model(checkpoint, device, dtype) if any(each.left for each in work) else None
     plans = []
-    for task, context, examples, left in work:
+    for task, context, examples, done, left in work:
         each, size = 0.0, context.batch_size
         if left:
             with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +55,5 @@ def plan_work(
                 start = time.perf_counter()
                 list(task.predict(model, timed, aside))
                 each = (time.perf_counter() - start) / len(timed)
-        done = read_predictions(context.folder)
-        plans.append(TaskPlan(task.name, len(examples), sum(e.id in done for e in examples), len(left), each))
+        plans.append(TaskPlan(task.name, len(examples), done, len(left), each))
     return plans

@@ -95,17 +95,18 @@ def evaluate(
 
 
 class Work(NamedTuple):
-    """A task of a run: all its examples, and those that this part of the run has still to do."""
+    """A task of a run: all its examples, how many are done, and those that this part of the run has still to do."""
 
     task: Task
     context: Context
     examples: Sequence[Example]
+    done: int
     left: list[Example]
 
 
 def find_work(
     tasks: Sequence[str],
-    out: Path,
+    out: Path | None,
     settings: EvalSettings,
     *,
     data_dir: str | Path | None = None,
@@ -113,7 +114,7 @@ def find_work(
     shard: Shard | None = None,
     device: str | None = None,
 ) -> list[Work]:
-    """What `evaluate` would do, by task; nothing is written.
+    """What `evaluate` would do, by task; nothing is written. Without a folder `out` nothing is done yet.
 
     Raises:
         UserError: as `evaluate`.
@@ -125,11 +126,11 @@ def find_work(
     folders = [_data(task, data_dir) for task in chosen]  # what is missing is said before anything long is read
     work = []
     for task, data in zip(chosen, folders, strict=True):
-        context = Context(settings, out / task.name, data, batch_size, device)
+        context = Context(settings, (out or Path()) / task.name, data, batch_size, device)
         examples = task.examples(context)[: settings.limit]
-        done = read_predictions(context.folder)
+        done = read_predictions(context.folder) if out else {}
         left = [example for example in of_shard(examples, shard) if example.id not in done]
-        work.append(Work(task, context, examples, left))
+        work.append(Work(task, context, examples, sum(example.id in done for example in examples), left))
     return work
 
 

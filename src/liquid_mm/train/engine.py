@@ -1,7 +1,7 @@
 """Devices and processes, so that the loop need not know of them. The only importer of accelerate.
 
 Started alone, under `torchrun` or under `accelerate launch`, each process makes one `Engine`; on CPU several processes
-talk over gloo. How they share the model is said by two numbers:
+talk over gloo. How they share model and rows is said by three numbers:
 
     8 processes, shard 1      8 whole copies, gradients averaged (DDP)
     8 processes, shard 8      one copy, each process holds an eighth of parameters, gradients and moments (FSDP2)

@@ -51,10 +51,8 @@ def probe(llm: Any, length: int) -> Probe:
     """
     half = TOKENS // 2
     first, last, other = torch.arange(3 * half, device=llm.device).view(3, 1, half)
-    near, far = (
-        torch.arange(half, device=llm.device)[None],
-        torch.arange(length - half, length, device=llm.device)[None],
-    )
+    near = torch.arange(half, device=llm.device)[None]
+    far = near + max(length, TOKENS) - half
     with _listening(llm) as run:
         short = run([first, last], [near, near])
         long = run([first, last], [near, far])
