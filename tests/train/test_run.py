@@ -20,9 +20,9 @@ from liquid_mm.data.mixture import build_mixture
 from liquid_mm.data.tokenize import tokenize
 from liquid_mm.errors import UserError
 from liquid_mm.files import read_json, sole_writer
+from liquid_mm.train import bad_step
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.guard import Guard, Trouble
-from liquid_mm.train.loop import Trainer
 from liquid_mm.train.metrics import read_metrics
 from liquid_mm.train.records import describe, worst_first
 from liquid_mm.train.run import train
@@ -227,14 +227,14 @@ def test_a_bad_step_says_which_records_it_read_and_they_can_be_looked_at(assets,
     """The gradient of one batch is not finite; what it read is listed, worst first, and shown as the model sees it."""
     sources = f"{{seq_len: 128, batch_size: 2, sources: [{{path: {assets / 'data'}, reversal: 1.0}}]}}"
     path = write_recipe(assets, tmp_path, data=sources)
-    real = Trainer._costs
+    real = bad_step.token_costs
 
-    def costs(self, x, stats):
-        found = real(self, x, stats)
+    def costs(engine, x, stats):
+        found = real(engine, x, stats)
         found[1, :20] = np.nan  # the first document of the second row
         return found
 
-    monkeypatch.setattr(Trainer, "_costs", costs)
+    monkeypatch.setattr(bad_step, "token_costs", costs)
     monkeypatch.setattr(Guard, "judge", lambda self, progress, *_: Trouble("the loss is not finite", math.nan, 1.0))
     with pytest.raises(UserError) as error:
         train(load_config(TrainConfig, path), progress=False)

@@ -28,9 +28,10 @@ class Trouble(NamedTuple):
     loss: float
     grad_norm: float
 
-    def values(self) -> dict[str, float]:
-        """The numbers, by name."""
-        return {"loss": self.loss, "grad_norm": self.grad_norm}
+    def values(self) -> dict[str, float | None]:
+        """The numbers, by name; None for one that is not finite, which JSON does not know."""
+        numbers = {"loss": self.loss, "grad_norm": self.grad_norm}
+        return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 class Guard:

@@ -6,7 +6,7 @@ targets         a cat <eos>         a dog          each predicted at the positio
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,18 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from liquid_mm.train.attention import Documents
 from liquid_mm.train.context import Context
+
+
+class Batches(Protocol):
+    """An endless iterator of batches (`liquid_mm.data.mixture.Batch`) that can tell and take its place."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> Any:
+        """A JSON-serialisable value, the same on every process."""
+
+    def set_state(self, state: Any) -> None:
+        """Go to where `get_state` was called."""
 
 
 class Inputs(NamedTuple):

@@ -16,40 +16,24 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from liquid_mm.errors import UserError
-from liquid_mm.files import write_json
-from liquid_mm.train import checkpoint
+from liquid_mm.train import bad_step, checkpoint
 from liquid_mm.train.adapt import Learner
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.engine import Engine, open_trackers
 from liquid_mm.train.flops import Cost, peak_flops
 from liquid_mm.train.guard import Guard, Trouble
-from liquid_mm.train.inputs import Inputs, sizes, to_inputs
-from liquid_mm.train.loss import TokenStats
-from liquid_mm.train.metrics import MODALITIES, Meter, Recorder
+from liquid_mm.train.inputs import Batches, sizes, to_inputs
+from liquid_mm.train.metrics import Meter, Recorder, modality_weights
 from liquid_mm.train.optim import factor, make_optimizer, set_learning_rate
-from liquid_mm.train.records import worst_first
 from liquid_mm.train.report import write_report
 from liquid_mm.train.signals import Interrupted, stop_signals
 from liquid_mm.train.tensor import cuts
-
-
-class Batches(Protocol):
-    """An endless iterator of batches (`liquid_mm.data.mixture.Batch`) that can tell and take its place."""
-
-    def __next__(self) -> Any: ...
-
-    def get_state(self) -> Any:
-        """A JSON-serialisable value, the same on every process."""
-
-    def set_state(self, state: Any) -> None:
-        """Go to where `get_state` was called."""
 
 
 class Trainer:
@@ -62,8 +46,7 @@ class Trainer:
         engine: devices and processes.
         validation: batches to validate on; iterated anew each time.
         sample: called with the step on the main process, model in evaluation mode, every `config.sample_every` steps.
-        describe: the documents of a batch of this process (`train.records`), given what each token cost (B, T); for the
-            report on a bad step.
+        describe: what a batch of this process holds; for the report on a bad step.
         progress: show a progress bar.
     """
 
@@ -76,7 +59,7 @@ class Trainer:
         *,
         validation: Iterable[Any] | None = None,
         sample: Callable[[int], None] | None = None,
-        describe: Callable[[Any, Any], list[dict[str, Any]]] | None = None,
+        describe: bad_step.Describe | None = None,
         progress: bool = True,
     ) -> None:
         self.learner, self.batches, self.config, self.engine = learner, batches, config, engine
@@ -89,7 +72,7 @@ class Trainer:
         self.trained = learner.trained()
         self.optimizer = make_optimizer(learner, config)
         self.meter = self._new_meter()
-        self.weights = self._weights()
+        self.weights = modality_weights(config.loss_weights, engine.device)
         self.state = checkpoint.Progress()
         self.root = config.output / "checkpoints"
         self.checkpoints = checkpoint.Checkpointer(self.root, engine, config.keep)
@@ -214,7 +197,7 @@ class Trainer:
         self.state.tokens += int(tokens)
         self.work += self.cost.step(tokens, targets, pairs)
         if trouble := self.guard.judge(self.state, total / max(targets, 1), norm):
-            costs = [self._costs(x, stats) for x, stats in zip(inputs, seen, strict=True)]
+            costs = [bad_step.token_costs(self.engine, *each) for each in zip(inputs, seen, strict=True)]
             self._refuse(trouble, place, batches, costs, recorder)
         else:
             for x, stats in zip(inputs, seen, strict=True):
@@ -224,40 +207,17 @@ class Trainer:
         self.optimizer.zero_grad()
         return norm, stops > 0
 
-    def _costs(self, x: Inputs, stats: TokenStats) -> Any:
-        """What each token of a batch cost, (B, T) on the CPU; 0 where nothing is learnt."""
-        costs = torch.zeros(x.ids.numel(), device=x.ids.device)
-        costs[x.where] = stats.loss.detach().float()
-        before = self.engine.whole_rows(costs.view(x.ids.shape))  # what predicting the next token cost
-        return before.roll(1, 1).cpu().numpy()
-
     def _refuse(
         self, trouble: Trouble, place: Any, batches: list[Any], costs: list[Any], recorder: Recorder | None
     ) -> None:
         """Write down what the batch of a bad step held; go on without it, if that is allowed."""
-        held = [d for pair in zip(batches, costs, strict=True) for d in self.describe(*pair)] if self.describe else []
-        read = self.engine.gather(held)[:: self.engine.tensor * self.engine.context]
-        documents = worst_first([document for process in read for document in process])
-        path = self.config.output / "bad" / f"step-{self.state.step:08d}.json"
-        values = {name: value if math.isfinite(value) else None for name, value in trouble.values().items()}
+        run, step = self.config.output, self.state.step
+        documents = bad_step.documents_of(self.engine, self.describe, batches, costs)
         if self.engine.is_main:
-            found = {"step": self.state.step, "reason": trouble.reason, **values, "data": place, "documents": documents}
-            write_json(path, found)
-        self._report(recorder, "bad", values)
+            bad_step.write(run, step, trouble, place, documents)
+        self._report(recorder, "bad", trouble.values())
         if self.config.on_bad_step == "stop" or self.guard.hopeless:
-            worst = "".join(f", most of all record {d['record']} of {d['set']}" for d in documents[:1])
-            raise UserError(
-                f"{trouble.reason} in step {self.state.step}. It read {len(documents)} documents{worst}: look at them "
-                f"with `liquid inspect {path} -c {self.config.model}`. Lower lr or new_rows_lr, clip harder, or leave "
-                f"such steps out with on_bad_step: skip. Checkpoints in {self.root} are from before."
-            )
-
-    def _weights(self) -> Tensor | None:
-        """What a target of each modality counts, (4,); None: all the same."""
-        given = self.config.loss_weights.model_dump()
-        if set(given.values()) == {1.0}:
-            return None
-        return torch.tensor([given.get(name, 0.0) for name in MODALITIES], device=self.engine.device)
+            raise bad_step.error(run, self.config.model, step, trouble, documents)
 
     def _new_meter(self) -> Meter:
         return Meter(self.engine.device, self.learner.vocabulary)

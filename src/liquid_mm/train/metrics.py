@@ -19,11 +19,20 @@ from PIL import Image
 from torch import Tensor
 
 from liquid_mm.files import atomic_file
+from liquid_mm.train.config import LossWeights
 from liquid_mm.train.loss import TokenStats
 from liquid_mm.vocab.vocabulary import Vocabulary
 
 MODALITIES = ("none", "text", "code", "caption")
 """Names of the numbers in a batch's `modality`."""
+
+
+def modality_weights(weights: LossWeights, device: torch.device) -> Tensor | None:
+    """What a target of each modality counts in the loss, (4,) float32; None: all the same."""
+    given = weights.model_dump()
+    if set(given.values()) == {1.0}:
+        return None
+    return torch.tensor([given.get(name, 0.0) for name in MODALITIES], device=device)
 
 
 class Meter:
