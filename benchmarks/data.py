@@ -19,25 +19,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.table import Row, Table, by_turns
 from PIL import Image
 
 from liquid_mm.checkpoint import load_checkpoint, load_image_tokenizer
-from liquid_mm.data.config import MixtureConfig
+from liquid_mm.data.config import MixtureConfig, SourceConfig
 from liquid_mm.data.dataset import TokenizedSet
 from liquid_mm.data.mixture import build_mixture
 from liquid_mm.data.sources import START, pieces
@@ -49,17 +48,6 @@ from liquid_mm.vocab.prompts import Renderer
 
 SEQ_LEN, WINDOW, REPEATS, FEW = 1024, 16, 5, 1000
 WORDS = [f"{a}{b}{c}" for a in ("gra", "lo", "ste", "mi") for b in ("n", "ba", "rel", "to") for c in ("t", "ing", "a")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table; `ours` and `baseline` in `unit`, `ratio` above 1 where ours is better."""
-
-    case: str
-    ours: float
-    baseline: float | None
-    ratio: float | None
-    unit: str
 
 
 class RandomCodes:
@@ -96,7 +84,7 @@ def mixed_sets(folder: Path, encoder: Any, count: int) -> list[Path]:
 
 def loader(sets: list[Path], renderer: Renderer, trainer: float | None) -> Iterator[Row]:
     """Tokens that one process prepares in reading every record once, and how much of the rows is padding."""
-    sources = tuple({"path": path, "epochs": 1, "weight": len(TokenizedSet(path))} for path in sets)
+    sources = tuple(SourceConfig(path=path, epochs=1, weight=len(TokenizedSet(path))) for path in sets)
     mixture = build_mixture(MixtureConfig(sources=sources, seq_len=SEQ_LEN, batch_size=1, workers=0), renderer)
     tokens = places = 0
     start = time.perf_counter()
@@ -111,9 +99,8 @@ def loader(sets: list[Path], renderer: Renderer, trainer: float | None) -> Itera
 
 def on_sets(sets: list[str], renderer: Renderer, seq_len: int) -> Iterator[Row]:
     """Loader and padding of `PATH:WEIGHT` sets: the first some 400,000 tokens, packed in small groups, and the next."""
-    sources = tuple(
-        {"path": path, "weight": float(weight)} for path, _, weight in (text.rpartition(":") for text in sets)
-    )
+    named = (text.rpartition(":") for text in sets)
+    sources = tuple(SourceConfig(path=Path(path), weight=float(weight)) for path, _, weight in named)
     mixture = build_mixture(MixtureConfig(sources=sources, seq_len=seq_len, batch_size=8, workers=0), renderer)
     for span in ("first", "then"):
         start = time.perf_counter()
@@ -157,12 +144,6 @@ def tokenising(source: Path, encoder: ImageTokenizer, repeats: int) -> Row:
     return Row(f"tokenising, {encoder.resolution[0]} pixels", mine, theirs, mine / theirs, "pictures/s")
 
 
-def by_turns(repeats: int, *measures: Callable[[], float]) -> list[float]:
-    """The median of each measure, taken in turns."""
-    taken = [[measure() for measure in measures] for _ in range(repeats)]
-    return [statistics.median(values) for values in zip(*taken, strict=True)]
-
-
 def memory(folder: Path, many: int) -> Row:
     """Peak memory of tokenising `many` records against `FEW`, each in a process of its own."""
     picture = pictures(folder / "picture", 1) / "00000.jpg"
@@ -173,12 +154,14 @@ def memory(folder: Path, many: int) -> Row:
             file.writelines(json.dumps({"image": str(picture), "text": f"caption {n}"}) + "\n" for n in range(count))
         command = [sys.executable, "-m", "benchmarks.data", "--peak-of", str(source)]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return Row(f"memory, {many:,} records against {FEW:,}", *peaks, peaks[1] / peaks[0], "MiB")
+    more, few = peaks
+    return Row(f"memory, {many:,} records against {FEW:,}", more, few, few / more, "MiB")
 
 
 def peak_of(source: Path) -> None:
     """Tokenise `source` and print this process's peak memory in MiB."""
-    tokenize(source, RandomCodes(1024, 16, (256, 256)), source.with_suffix(""), batch_size=WINDOW)
+    encoder: Any = RandomCodes(1024, 16, (256, 256))
+    tokenize(source, encoder, source.with_suffix(""), batch_size=WINDOW)
     # Not getrusage, which on Linux begins with the peak of the process that started this one.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(int(peak) / 1024)
@@ -203,23 +186,17 @@ def main() -> None:
     codes = RandomCodes(demo.vocabulary.num_codes, demo.vocabulary.downsampling, demo.vocabulary.resolution)
     records, count, repeats, many = (2000, 24, 2, 3 * FEW) if options.quick else (20_000, 240, REPEATS, 100 * FEW)
     if options.sets:
-        return report(list(on_sets(options.sets, renderer, options.seq_len)), options.json)
+        table = Table(options.json)
+        for row in on_sets(options.sets, renderer, options.seq_len):
+            table.add(row)
+        return
+    table = Table(options.json)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = list(loader(mixed_sets(folder, codes, records), renderer, options.trainer))
-        rows.append(tokenising(pictures(folder / "pictures", count), encoder, repeats))
-        rows.append(memory(folder, many))
-    report(rows, options.json)
-
-
-def report(rows: list[Row], path: Path | None) -> None:
-    """Print the rows, and write them to `path` if there is one."""
-    print(f"{'case':44} {'ours':>11} {'baseline':>11} {'ratio':>6}")
-    for row in rows:
-        compared = f"{row.baseline:11,.1f} {row.ratio:6.2f}" if row.baseline and row.ratio else " " * 18
-        print(f"{row.case:44} {row.ours:11,.1f} {compared} {row.unit}")
-    if path:
-        path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+        for row in loader(mixed_sets(folder, codes, records), renderer, options.trainer):
+            table.add(row)
+        table.add(tokenising(pictures(folder / "pictures", count), encoder, repeats))
+        table.add(memory(folder, many))
 
 
 if __name__ == "__main__":

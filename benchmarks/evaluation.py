@@ -15,11 +15,11 @@ import json
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import seconds
 from PIL import Image
 
 import liquid_mm
@@ -33,13 +33,6 @@ from liquid_mm.evaluate.understanding import POPE
 
 THINGS = ("an apple", "a cat", "a house", "a tree", "a car", "a fish", "a star", "a dog")
 QUESTION = "Is there an apple?"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """That it takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure(checkpoint: str, number: int, turns: int) -> list[dict[str, Any]]:

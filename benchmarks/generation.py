@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
+import functools
 import random
 import resource
 import statistics
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.table import Row, Table, by_turns
 from transformers import AutoModelForCausalLM, DynamicCache, Gemma3TextConfig, GemmaConfig, LlamaConfig
 
 from liquid_mm.device import quantization_config
@@ -70,18 +71,6 @@ SHAPES: dict[str, Callable[[], Any]] = {
     ),
     "gemma-7b": lambda: GemmaConfig(vocab_size=256000 + CODES),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table; `ours` and `baseline` in `unit`, `ratio` above 1 where ours is better."""
-
-    case: str
-    ours: float
-    baseline: float | None
-    ratio: float | None
-    floor_fraction: float | None
-    unit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,12 +174,6 @@ def ours(bench: Bench, engine: Engine, count: int) -> float:
     return 1000 * statistics.median(times[1:])
 
 
-def by_turns(repeats: int, *measures: Callable[[], float]) -> list[float]:
-    """The median of each measure, taken in turns."""
-    taken = [[measure() for measure in measures] for _ in range(repeats)]
-    return [statistics.median(values) for values in zip(*taken, strict=True)]
-
-
 def bandwidth(device: torch.device) -> float:
     """Bytes per second that a large copy reads and writes."""
     source = torch.zeros(1 << (30 if device.type == "cuda" else 27), dtype=torch.uint8, device=device)
@@ -210,21 +193,21 @@ def bandwidth(device: torch.device) -> float:
 def floor(bench: Bench, speed: float) -> float:
     """Milliseconds a step cannot be faster than: every layer's weights and the head's rows for codes, read once."""
     table = bench.llm.get_input_embeddings().weight
-    read = sum(p.numel() * p.element_size() for p in bench.llm.base_model.parameters() if p is not table)
-    return 1000 * (read + CODES * table.shape[1] * table.element_size()) / speed
+    read: int = sum(p.numel() * p.element_size() for p in bench.llm.base_model.parameters() if p is not table)
+    head: int = CODES * table.shape[1] * table.element_size()
+    return 1000 * (read + head) / speed
 
 
 def drawing(bench: Bench, shape: str, batches: Sequence[int], speed: float) -> Iterator[Row]:
     """Guided pictures, so many at once."""
     for count in batches:
         engine = engine_for(bench, 2 * count)
-        mine, theirs = by_turns(
-            bench.repeats, lambda e=engine, n=count: ours(bench, e, n), lambda n=count: released(bench, n)
-        )
+        measures = functools.partial(ours, bench, engine, count), functools.partial(released, bench, count)
+        mine, theirs = by_turns(bench.repeats, *measures)
         case = f"{shape}, {count} guided at once"
-        yield Row(case, mine, theirs, theirs / mine, floor(bench, speed) / mine, "ms/step")
+        yield Row(case, mine, theirs, theirs / mine, "ms/step", floor(bench, speed) / mine)
         pictures = 1000 * count / GRID[0] / GRID[1]
-        yield Row(case, pictures / mine, pictures / theirs, theirs / mine, None, "pictures/s")
+        yield Row(case, pictures / mine, pictures / theirs, theirs / mine, "pictures/s")
 
 
 def arriving(bench: Bench, shape: str) -> Row:
@@ -250,7 +233,7 @@ def arriving(bench: Bench, shape: str) -> Row:
         return len(requests) / (bench.clock() - start)
 
     mine, theirs = by_turns(bench.repeats, together, in_turn)
-    return Row(f"{shape}, 8 arriving against in turn", mine, theirs, mine / theirs, None, "requests/s")
+    return Row(f"{shape}, 8 arriving against in turn", mine, theirs, mine / theirs, "requests/s")
 
 
 def quantised(bench: Bench, shape: str, speed: float) -> Row:
@@ -267,7 +250,7 @@ def quantised(bench: Bench, shape: str, speed: float) -> Row:
     other = dataclasses.replace(bench, ready=small)
     engines = engine_for(other), engine_for(bench)
     mine, theirs = by_turns(bench.repeats, lambda: ours(other, engines[0], 1), lambda: ours(bench, engines[1], 1))
-    return Row(f"{shape}, int8 against {bench.llm.dtype}", mine, theirs, theirs / mine, None, "ms/step")
+    return Row(f"{shape}, int8 against {bench.llm.dtype}", mine, theirs, theirs / mine, "ms/step")
 
 
 def peak_memory(device: torch.device) -> float:
@@ -294,25 +277,16 @@ def main() -> None:
     steps, repeats, batches = (8, 2, [1]) if options.quick else (options.steps, options.repeats, options.batches)
     speed = bandwidth(torch.device(device))
     print(f"{device}, {torch.get_num_threads()} threads, copies at {speed / 1e9:.1f} GB/s, torch {torch.__version__}")
-    print(f"{'case':44} {'ours':>9} {'baseline':>9} {'ratio':>6} {'floor':>6}")
-    rows: list[Row] = []
-
-    def show(row: Row) -> None:  # as it comes: what a time limit cuts off has been seen
-        rows.append(row)
-        share = f"{row.floor_fraction:6.0%}" if row.floor_fraction else f"{'':6}"
-        print(f"{row.case:44} {row.ours:9.3f} {row.baseline:9.3f} {row.ratio:6.2f} {share} {row.unit}", flush=True)
-
+    table = Table(options.json)
     for shape in shapes[:1] if options.quick else shapes:
         bench = build(shape, device, torch.bfloat16, steps, repeats)
         print(f"{shape}: a step reads at least {floor(bench, speed):.2f} ms of weights", flush=True)
         for row in drawing(bench, shape, batches, speed):
-            show(row)
+            table.add(row)
         if not options.quick:
-            show(arriving(bench, shape))
-            show(quantised(bench, shape, speed))
+            table.add(arriving(bench, shape))
+            table.add(quantised(bench, shape, speed))
         print(f"{shape}: at most {peak_memory(bench.device):.2f} GiB held", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":
