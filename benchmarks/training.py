@@ -58,31 +58,37 @@ NARROW = SMOLLM2 | {"num_hidden_layers": 2}
 """For the memory case: a body so small that the vocabulary decides."""
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+AMX = DEVICE.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
 CODES = 256  # of a picture: 16 x 16
+BATCH, ROWS = (16, 8) if DEVICE.type == "cuda" else (4, 2)
+"""What is computed at once: documents padded to the longest of them, and packed rows. More does not fit a laptop."""
 
 
 class Release:
-    """A step as the release makes it: Hugging Face's own loss over all logits of padded rows."""
+    """Steps as the release makes them: Hugging Face's own loss over all logits of padded rows, `BATCH` at a time."""
 
     def __init__(self, llm: Any) -> None:
         self.llm, self.optimizer = llm, torch.optim.AdamW(llm.parameters(), lr=1e-5, fused=True)
 
     def step(self, documents: list[np.ndarray]) -> None:
-        ids = np.zeros((len(documents), max(map(len, documents))), np.int64)
-        mask = np.zeros(ids.shape, np.int64)
-        for row, document in enumerate(documents):
-            ids[row, : len(document)], mask[row, : len(document)] = document, 1
-        tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        tensors["labels"] = tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, -100)
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            loss = self.llm(**{name: tensor.to(DEVICE) for name, tensor in tensors.items()}, use_cache=False).loss
-        loss.backward()
+        """One step of all `documents`, in batches as they come."""
+        batches = [documents[start : start + BATCH] for start in range(0, len(documents), BATCH)]
+        for batch in batches:
+            ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
+            mask = np.zeros(ids.shape, np.int64)
+            for row, document in enumerate(batch):
+                ids[row, : len(document)], mask[row, : len(document)] = document, 1
+            tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+            tensors["labels"] = tensors["input_ids"].masked_fill(tensors["attention_mask"] == 0, -100)
+            with precision():
+                loss = self.llm(**{name: tensor.to(DEVICE) for name, tensor in tensors.items()}, use_cache=False).loss
+            (loss / len(batches)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 class Ours:
-    """The same documents packed, attention kept inside each, loss fused with the head."""
+    """The same documents packed, attention kept inside each, loss fused with the head; `ROWS` rows at a time."""
 
     def __init__(self, llm: Any, seq_len: int) -> None:
         codes = llm.config.vocab_size - 1024
@@ -98,19 +104,29 @@ class Ours:
         self.cost = Cost.of(self.learner)
 
     def step(self, documents: list[np.ndarray]) -> float:
-        """Take the step; returns its FLOPs."""
-        return self.take(pack(documents, self.seq_len))
+        """One step of all `documents`; returns its FLOPs."""
+        packed = pack(documents, self.seq_len)
+        return self.take(packed)
 
-    def take(self, batch: Any) -> float:
-        """The same of a packed batch."""
-        x = to_inputs(batch, DEVICE)
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            loss, _ = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
-        (loss / len(x.targets)).backward()
+    def take(self, packed: Any) -> float:
+        """The same of rows that are packed."""
+        count, flops = len(packed["ids"]), 0.0
+        for start in range(0, count, ROWS):
+            batch = {name: values[start : start + ROWS] for name, values in packed.items()}
+            x = to_inputs(batch, DEVICE)
+            with precision():
+                loss, _ = self.learner(x.ids, x.positions, x.where, x.targets, x.documents)
+            (loss / max(1, int(packed["loss_mask"].sum()))).backward()
+            real = batch["segment_ids"] != 0
+            flops += self.cost.step(int(real.sum()), len(x.targets), int((batch["positions"][real] + 1).sum()))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        real = batch["segment_ids"] != 0
-        return self.cost.step(int(real.sum()), len(x.targets), int((batch["positions"][real] + 1).sum()))
+        return flops
+
+
+def precision() -> contextlib.AbstractContextManager[Any]:
+    """bf16 on a GPU; on a CPU float32, in which training is faster but for processors with AMX."""
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda" or AMX)
 
 
 def pack(documents: list[np.ndarray], seq_len: int) -> dict[str, np.ndarray]:
@@ -298,10 +314,10 @@ def main() -> None:
         head = {"vocabulary": 4096, "hidden": 64, "count": 512, "rounds": 3}
     else:
         on_gpu = DEVICE.type == "cuda"
-        # With eight documents the two models, their moments and all logits of the release's way took 20 GB.
-        sizes = {"shape": SMOLLM2, "vocabulary": 50176, "seq_len": 1024, "count": 4, "rounds": 5}
+        # With eight documents at once the two models, their moments and all logits of the release's way took 20 GB.
+        sizes = {"shape": SMOLLM2, "vocabulary": 50176, "seq_len": 1024, "count": 16, "rounds": 5}
         if on_gpu:
-            sizes = {"shape": GEMMA2_2B, "vocabulary": 264192, "seq_len": 2048, "count": 32, "rounds": 10}
+            sizes = {"shape": GEMMA2_2B, "vocabulary": 264192, "seq_len": 2048, "count": 64, "rounds": 10}
         # All logits of 4 x 2048 tokens take 22 GB with their gradients: more than a laptop has.
         rows = options.rows or (4 if on_gpu else 1)
         large = {"shape": NARROW, "vocabulary": 264192, "rows": rows, "seq_len": 2048}
