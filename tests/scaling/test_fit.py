@@ -100,10 +100,10 @@ def test_intervals_are_not_vacuous_and_tighten_with_less_noise():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (N[:3], "needs at least 4 runs, there are 3"),
+        (N[:3], "needs at least 4 points, there are 3"),
         (np.repeat(N[:3], 3), "at least 4 different values of each, there are 3"),
         (N[:3].repeat(3) * np.tile([1.0, 1.01, 1.02], 3), "at least 4 different values of each, there are 3"),
-        (GRID[:5], "needs at least 6 runs, there are 5"),
+        (GRID[:5], "needs at least 6 points, there are 5"),
         (GRID[GRID[:, 1] > 0.6e6], "at least 3 different values of each, there are 2 of variable 2"),
     ],
 )

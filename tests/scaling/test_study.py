@@ -66,14 +66,14 @@ def test_verdicts_are_those_the_runs_were_made_for(fitted):
 def test_laws_are_recovered_from_run_folders(fitted):
     laws = {(law["mix"], law["law"], law["measure"]): law for law in fitted[1]["laws"]}
     law = laws["t2i", "L(N)", "code_loss"]
-    assert law["n"] == 15
+    assert (law["n"], law["runs"]) == (5, 15), "five sizes, three seeds of each"
     assert law["exponents"][0]["low"] <= LAW.exponents[0] <= law["exponents"][0]["high"]
-    assert law["r_squared"] > 0.99
+    assert law["r_squared"] > law["r_squared_of_runs"] > 0.99
     assert abs(law["left_out_largest"]["error"]) < 0.03
-    assert "needs at least 4 runs, there are 3" in laws["t2i", "L(D)", "code_loss"]["refused"]
+    assert "needs at least 4 points, there are 1" in laws["t2i", "L(D)", "code_loss"]["refused"]
     assert "refused" not in laws["both", "L(D)", "code_loss"]
     joint = laws["both", "L(N, D)", "code_loss"]
-    assert (joint["n"], len(joint["exponents"])) == (15 + 9, 2)
+    assert (joint["runs"], len(joint["exponents"])) == (15 + 9, 2)
     assert 0 < joint["optimal_parameters_exponent"]["value"] < 1
     assert ("text", "L(N)", "code_loss") not in laws
 
@@ -97,7 +97,7 @@ def test_a_law_holds_where_there_is_one_and_not_where_size_stops_helping(tmp_pat
 
 def test_too_few_runs_for_any_law_are_refused(tmp_path):
     write_run(tmp_path, size="a", body=300)
-    with pytest.raises(UserError, match=r"too few runs for any law:\n  L\(N\) of text_loss, both: .* at least 4 runs"):
+    with pytest.raises(UserError, match=r"too few runs for any law:\n  L\(N\) of text_loss, both: .* 4 points"):
         fit_study(tmp_path, tmp_path)
 
 

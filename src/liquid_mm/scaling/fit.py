@@ -100,7 +100,7 @@ def check_points(x: Floats) -> None:
     n, m = x.shape
     needed = 2 + 2 * m
     if n < needed:
-        raise UserError(f"a power law in {m} variable(s) needs at least {needed} runs, there are {n}.")
+        raise UserError(f"a power law in {m} variable(s) needs at least {needed} points, there are {n}.")
     different = 4 if m == 1 else 3
     for j in range(m):
         found = 1 + int((np.diff(np.log(np.sort(x[:, j]))) > math.log(APART)).sum())

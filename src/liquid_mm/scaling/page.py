@@ -45,12 +45,13 @@ of training. Intervals are 95 %; p-values are one-sided and of one question alon
 {%- endif %}
 <h2>Laws</h2>
 <p>loss = floor + &Sigma; coefficient / variable<sup>exponent</sup></p>
-<table><tr><th>law<th>mix<th>loss<th>runs<th>floor<th>exponents<th>R²<th>largest size, left out
+<table><tr><th>law<th>mix<th>loss<th>points of runs<th>floor<th>exponents<th>R² of points; of runs
+<th>largest size, left out
 {%- for law in results.laws %}
-<tr><td>{{ law.law }}<td>{{ law.mix }}<td>{{ law.measure }}<td class="n">{{ law.n }}
+<tr><td>{{ law.law }}<td>{{ law.mix }}<td>{{ law.measure }}<td class="n">{{ law.n }} of {{ law.runs }}
 {%- if law.refused %}<td colspan="4">refused: {{ law.refused }}
 {%- else %}<td class="n">{{ law.floor | number }}<td class="n">{{ law.exponents | map('number') | join('; ') }}
-<td class="n">{{ '%.4f' % law.r_squared }}
+<td class="n">{{ '%.4f' % law.r_squared }}; {{ '%.4f' % law.r_squared_of_runs }}
 <td class="n">
 {%- if law.left_out_largest and law.left_out_largest.error is defined -%}
 {{ '%+.2f' % (100 * law.left_out_largest.error) }} %

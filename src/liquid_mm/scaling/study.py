@@ -2,10 +2,13 @@
 
 Which runs a law is fitted to, for one mix and one measure:
 
-    L(N)     runs of the length that most sizes share, so that all have read the same
-    L(D)     runs of the size that was trained at most lengths
-    L(C)     means over seeds that no other model beats with as little compute
+    L(N)     those of the length that most sizes share, so that all have read the same
+    L(D)     those of the size that was trained at most lengths
+    L(C)     those that no other model beats with as little compute
     L(N, D)  all
+
+Each size and length counts once, by its mean over seeds: what seeds do differently no law of size, data or compute
+says, and a size trained three times is not three sizes. R² is of these means; that of single runs stands beside it.
 
 Laws and costs are those of the sizes given by `shape` or, in a study without such, of the pretrained ones: models of
 one making. Sizes made `like` a base serve the comparison of starts alone.
@@ -36,7 +39,7 @@ Rows = Callable[[pd.DataFrame], pd.DataFrame]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A law to fit: its name, its variables' columns, and which of a mix's runs it is fitted to."""
+    """A law to fit: its name, its variables' columns, and which of a mix's runs it is about."""
 
     name: str
     columns: tuple[str, ...]
@@ -55,10 +58,17 @@ def same_size(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["parameters"] == lengths[lengths == lengths.max()].index.max()]
 
 
+def over_seeds(runs: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The mean over seeds of each size and length."""
+    numbers = ["parameters", "tokens", "flops", measure]
+    return runs.groupby(["size", "length"], as_index=False)[numbers].mean()
+
+
 def frontier(runs: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Means over seeds that nothing of less compute beats; of single runs the luckiest would stand for its size."""
-    means = runs.groupby(["size", "length"], as_index=False)[["parameters", "tokens", "flops", measure]].mean()
-    return means[fit.pareto(means["flops"], means[measure])]
+    """The runs whose mean over seeds nothing of less compute beats; else the luckiest would stand for its size."""
+    means = over_seeds(runs, measure)
+    best = means.loc[fit.pareto(means["flops"], means[measure]), ["size", "length"]]
+    return runs.merge(best, on=["size", "length"])
 
 
 def kinds(measure: str) -> tuple[Kind, ...]:
@@ -118,9 +128,10 @@ def analyse(tables: Tables, *, draws: int = 400, seed: int = 0) -> dict[str, Any
 
 def fitted(runs: pd.DataFrame, measure: str, kind: Kind, draws: int, seed: int) -> dict[str, Any]:
     """One law: parameters with intervals, R², extrapolation; or why it was refused."""
-    rows = kind.rows(runs)
-    x, loss = rows[list(kind.columns)].to_numpy(float), rows[measure].to_numpy(float)
-    head = {"law": kind.name, "measure": measure, "n": len(rows)}
+    single = kind.rows(runs)
+    rows = over_seeds(single, measure)
+    x, loss = (values.to_numpy(float) for values in (rows[list(kind.columns)], rows[measure]))
+    head = {"law": kind.name, "measure": measure, "n": len(rows), "runs": len(single)}
     try:
         law = fit.fit_law(x, loss)
     except UserError as error:
@@ -140,6 +151,7 @@ def fitted(runs: pd.DataFrame, measure: str, kind: Kind, draws: int, seed: int) 
         "exponents": [number(lambda law, j=j: law.exponents[j]) for j in many],  # type: ignore[misc]
         "range": [[float(x[:, j].min()), float(x[:, j].max())] for j in many],
         "r_squared": fit.r_squared(law, x, loss),
+        "r_squared_of_runs": fit.r_squared(law, single[list(kind.columns)], single[measure]),
     }
     if len(kind.columns) == 2:
         result["optimal_parameters_exponent"] = number(lambda law: law.exponents[1] / sum(law.exponents))
@@ -217,7 +229,8 @@ def _follows_a_law(runs: pd.DataFrame, laws: list[dict[str, Any]]) -> Iterator[V
     )  # fmt: skip
     holds = falls.answer == "yes" and law["r_squared"] >= R_SQUARED and abs(guess["error"]) <= EXTRAPOLATION
     evidence = (
-        f"Slope {falls.evidence} The law explains R² = {law['r_squared']:.4f} of the variance (needed: {R_SQUARED}). "
+        f"Slope {falls.evidence} The law explains R² = {law['r_squared']:.4f} of the variance between sizes "
+        f"(needed: {R_SQUARED}), {law['r_squared_of_runs']:.4f} with that between seeds. "
         f"Fitted without the largest size, it misses that size's loss by {guess['error']:+.2%} "
         f"(allowed: {EXTRAPOLATION:.0%})."
     )
