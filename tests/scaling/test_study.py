@@ -78,6 +78,18 @@ def test_laws_are_recovered_from_run_folders(fitted):
     assert ("text", "L(N)", "code_loss") not in laws
 
 
+def test_results_can_be_read_as_markdown(fitted):
+    tables, results = fitted
+    text = (tables / "scaling_results.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+    assert sum("| **yes** |" in line for line in rows) == list(answers(results).values()).count("yes")
+    law = next(law for law in results["laws"] if (law["mix"], law["law"]) == ("t2i", "L(N)"))
+    assert f"| L(N) | t2i | code loss | 5 of 15 | {law['floor']['value']:.3g} [" in text
+    assert "- not fitted: L(D) of code loss (t2i), a power law in 1 variable(s) needs at least 4 points" in text
+    assert "| + understanding (1:1:2) | 3 |" in text
+
+
 def test_twins_are_compared_and_never_fitted(study):
     found = starts(collect(study))
     assert found["factor"].to_numpy() == pytest.approx(4, rel=0.15)
@@ -105,7 +117,8 @@ def test_tables_alone_give_the_same_results_and_figures(fitted, tmp_path):
     tables, results = fitted
     again = fit_study(tables, tmp_path, draws=DRAWS)
     assert json.dumps(again) == json.dumps(results)
-    assert (tmp_path / "scaling.json").read_bytes() == (tables / "scaling.json").read_bytes()
+    for name in ("scaling.json", "scaling_results.md"):
+        assert (tmp_path / name).read_bytes() == (tables / name).read_bytes()
     files = plot_study(tmp_path, tmp_path / "figures")
     names = [f"scaling_{name}.{kind}" for name in ("figure4", "figure6", "figure7", "laws") for kind in ("png", "svg")]
     assert [file.name for file in files] == [*names, "scaling.html"]

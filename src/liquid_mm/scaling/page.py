@@ -94,10 +94,15 @@ def table5(runs: pd.DataFrame) -> list[dict[str, str]]:
     return rows
 
 
+def number(estimate: dict[str, float]) -> str:
+    """A number with its interval."""
+    return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
+
+
 def write_page(tables: Tables, results: dict[str, Any], figures: Mapping[str, Sequence[Path]], out: str | Path) -> Path:
     """Write the page `out`; the figures (their SVG) are inside it."""
     environment = Environment(autoescape=True)
-    environment.filters["number"] = lambda x: f"{x['value']:.3g} [{x['low']:.3g}, {x['high']:.3g}]"
+    environment.filters["number"] = number
     html = environment.from_string(PAGE).render(
         results=results,
         table5=table5(tables.runs),

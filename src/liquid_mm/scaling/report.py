@@ -1,6 +1,6 @@
 """The two commands behind `liquid scaling fit` and `plot`: folders in, folders out.
 
-    fit    run folders (or the tables of an earlier fit) → scaling_runs.csv, scaling_curves.csv, …, scaling.json
+    fit    run folders (or the tables of an earlier fit) → scaling_runs.csv, …, scaling.json, scaling_results.md
     plot   those                                          → scaling_figure4.png …, scaling.html
 
 So whoever has the tables can redo every fit and figure without the runs.
@@ -15,14 +15,15 @@ from liquid_mm.files import read_json, write_json
 from liquid_mm.scaling.collect import RUNS, collect, load_tables, save_tables
 from liquid_mm.scaling.figures import draw
 from liquid_mm.scaling.folder import CELL
+from liquid_mm.scaling.markdown import write_markdown
 from liquid_mm.scaling.page import write_page
 from liquid_mm.scaling.study import analyse
 
-RESULTS = "scaling.json"
+RESULTS, TABLES = "scaling.json", "scaling_results.md"
 
 
 def fit_study(study: str | Path, out: str | Path, *, draws: int = 400, seed: int = 0) -> dict[str, Any]:
-    """Read `study`, write its tables and `scaling.json` into `out`, and return what the latter holds.
+    """Read `study`, write its tables, `scaling.json` and the same as Markdown into `out`; returns what the JSON holds.
 
     Run folders, where there are any, count before tables that lie beside them.
 
@@ -33,8 +34,10 @@ def fit_study(study: str | Path, out: str | Path, *, draws: int = 400, seed: int
     only_tables = (study / RUNS).exists() and not any(study.glob(f"*/{CELL}"))
     save_tables(load_tables(study) if only_tables else collect(study), out)
     # Fitted are the rounded numbers of the tables, so that a fit to the tables alone gives the same to the last bit.
-    results = analyse(load_tables(out), draws=draws, seed=seed)
+    tables = load_tables(out)
+    results = analyse(tables, draws=draws, seed=seed)
     write_json(out / RESULTS, results)
+    write_markdown(tables, results, out / TABLES)
     return results
 
 
