@@ -120,6 +120,7 @@ def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: 
     lines += ["![Pictures drawn by the demo model](images/demo_prompts.png)", ""]
     lines += ["Two things that were never shown together, 64×128 and 128×64 pixels, chosen by chance:", ""]
     lines += ["![Pairs drawn by the demo model](images/demo_pairs.png)", ""]
+    lines += ["Short trainings that differ in one thing: [demo_ablation.md](demo_ablation.md).", ""]
     lines += ["## What it cannot do", "", *FAILURES.splitlines(), ""]
     lines += ["![Real pictures, what was drawn for them, what was said of them](images/demo_failures.png)", ""]
     with atomic_file(out / "demo.md") as part:
