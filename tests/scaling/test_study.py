@@ -73,7 +73,7 @@ def test_laws_are_recovered_from_run_folders(fitted):
     assert "needs at least 4 points, there are 1" in laws["t2i", "L(D)", "code_loss"]["refused"]
     assert "refused" not in laws["both", "L(D)", "code_loss"]
     joint = laws["both", "L(N, D)", "code_loss"]
-    assert (joint["runs"], len(joint["exponents"])) == (15 + 9, 2)
+    assert (joint["n"], joint["runs"], len(joint["exponents"])) == (5 + 9, 15 + 9, 2)
     assert 0 < joint["optimal_parameters_exponent"]["value"] < 1
     assert ("text", "L(N)", "code_loss") not in laws
 
@@ -109,7 +109,8 @@ def test_a_law_holds_where_there_is_one_and_not_where_size_stops_helping(tmp_pat
 
 def test_too_few_runs_for_any_law_are_refused(tmp_path):
     write_run(tmp_path, size="a", body=300)
-    with pytest.raises(UserError, match=r"too few runs for any law:\n  L\(N\) of text_loss, both: .* 4 points"):
+    message = r"too few runs for any law:\n  L\(N\) of text_loss, both: .* at least 4 points"
+    with pytest.raises(UserError, match=message):
         fit_study(tmp_path, tmp_path)
 
 
