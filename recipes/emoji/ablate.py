@@ -4,8 +4,9 @@
     python recipes/emoji/ablate.py runs/ablate --only init --seeds 1 --steps 100 precision=fp32
 
 All share data, order, schedule and steps with `train.yaml`; each writes its run folder, and a run that is finished is
-not done again. The table is printed and written to RUNS/table.md: losses per code and caption token on the training
-set's last steps and on held-out pairs, and the loss of held-out text.
+not done again. What several factors have in common, the recipe as it is, is trained once. The table is printed and
+written to RUNS/table.md: losses per code and caption token on the training set's last steps and on held-out pairs, and
+the loss of held-out text; means over seeds with their 95 % intervals (Student's).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from command import run
+from scipy import stats
 
 import liquid_mm
 from liquid_mm.config import load_config
@@ -28,6 +30,7 @@ from liquid_mm.train.run import train
 from liquid_mm.vocab.extend import INITS
 
 LAST = 20  # training steps averaged
+DEFAULT_INIT = "codebook"  # of `liquid extend`
 COLUMNS = ("train code", "train caption", "validation code", "validation caption", "validation text")
 
 FIXED = ("model", "output", "steps", "seed", "data.seed", "adapter_base", "validate_every", "save_every", "log_every")
@@ -37,7 +40,7 @@ FACTORS: dict[str, dict[str, dict[str, Any]]] = {
     "init": {init: {"init": init} for init in INITS},
     "method": {"lora": {}, "full": {"method": "full", "lr": 3e-4}, "rows": {"method": "rows"}},
     "text": {"some": {}, "none": {"text": False}},
-    "reversal": {f"{share:.0%}": {"reversal": share} for share in (0.0, 0.2, 0.5)},
+    "reversal": {f"{share:.0%}": {"reversal": share} for share in (0.0, 0.2, 0.3, 0.5)},
     "rate": {f"{rate:g}": {"lr": rate} for rate in (3e-4, 1e-3, 3e-3, 6e-3)},
     "rows rate": {f"{rate:g}": {"new_rows_lr": rate} for rate in (3e-4, 1e-3, 3e-3)},
 }
@@ -48,9 +51,9 @@ def changed(
 ) -> TrainConfig:
     """The recipe with a variant's changes."""
     sources = [
-        source.model_copy(update={"reversal": changes["reversal"]} if "reversal" in changes else {})
+        source.model_copy(update={"reversal": changes["reversal"]} if pairs and "reversal" in changes else {})
         for source in config.data.sources
-        if changes.get("text", True) or source.path.name != "text"
+        if (pairs := source.path.name != "text") or changes.get("text", True)
     ]
     update = {key: value for key, value in changes.items() if key not in ("init", "reversal", "text")} | {
         "data": config.data.model_copy(update={"sources": tuple(sources), "seed": seed}),
@@ -64,6 +67,21 @@ def changed(
         "log_every": LAST,
     }
     return TrainConfig.model_validate(config.model_copy(update=update).model_dump())
+
+
+def folder_name(config: TrainConfig, factor: str, name: str, changes: dict[str, Any]) -> str:
+    """`recipe` where the changes change nothing, so that factors share that run."""
+    same = [changed(config, c, Path("output"), Path("model"), LAST, 0) for c in ({}, changes)]
+    recipe = same[0] == same[1] and changes.get("init", DEFAULT_INIT) == DEFAULT_INIT
+    return "recipe" if recipe else f"{factor}-{name}".replace(" ", "-").replace("%", "")
+
+
+def shown(values: list[float]) -> str:
+    """The mean, with half the width of its 95 % interval."""
+    if not values:
+        return "–"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else None
+    return f"{statistics.mean(values):.3f}" + ("" if half is None else f" ± {half:.3f}")
 
 
 def result(run: Path) -> dict[str, float]:
@@ -104,20 +122,16 @@ def main(
     config = load_config(TrainConfig, recipe, overrides or [])
     rows = []
     for factor, name, changes in variants(only):
-        init = changes.get("init", "codebook")
+        init = changes.get("init", DEFAULT_INIT)
         model = runs / f"base-{init}"
         if not model.exists():
             liquid_mm.extend(base, tokenizer, model, init=init)
         found = []
         for seed in range(seeds):
-            output = runs / f"{factor}-{name}-{seed}".replace(" ", "-").replace("%", "")
+            output = runs / f"{folder_name(config, factor, name, changes)}-{seed}"
             train(changed(config, changes, output, model, steps, seed), resume=(output / "config.yaml").exists())
             found.append(result(output))
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in found if column in row]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "–")
+        cells = [shown([row[column] for row in found if column in row]) for column in COLUMNS]
         rows.append(f"| {factor} | {name} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     head = [f"| factor | variant | {' | '.join(COLUMNS)} |", "| --- | --- |" + " --- |" * len(COLUMNS)]

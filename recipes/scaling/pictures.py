@@ -5,11 +5,12 @@
 
     pictures.jsonl        eight views a picture, each read once at most by a cell of length 1
     validation.jsonl      the ninth view of 600 of them
+    asked/mjhq-30k/       half of those in MJHQ-30K's layout, for `liquid eval --tasks mjhq-30k` to have them drawn
 
 A scaling law is of losses on data like that trained on and never met before. A cell of length 1 would read the pictures
 as they are five times over, and then what differs between sizes is when they begin to know them by heart.
 
-Time: not measured alone. Result: 22,624 and 600 records.
+Time: not measured alone. Result: 22,624 and 600 records, 300 of them to be drawn.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emoji"))
+from PIL import Image
 from splits import share
 from views import write_views
 
-from liquid_mm.files import atomic_file
+from liquid_mm.files import atomic_dir, atomic_file, write_json
 
 VIEWS = 8
 KEPT_APART = 600
+ASKED = 300
 FILES = ("train_3d.jsonl", "train_noto.jsonl", "train_twemoji.jsonl")
 
 
@@ -55,6 +58,21 @@ def main() -> None:
         with atomic_file(options.out / f"{name}.jsonl") as part:
             part.write_text("".join(json.dumps(view, ensure_ascii=False) + "\n" for view in found), encoding="utf-8")
         print(f"{len(found)} records in {options.out / name}.jsonl")
+    write_asked(files["validation"][:ASKED], options.out / "asked" / "mjhq-30k")
+
+
+def write_asked(records: list[dict[str, str]], folder: Path) -> None:
+    """The pictures and captions as MJHQ-30K lays out its own, all in one category."""
+    with atomic_dir(folder, overwrite=True) as part:
+        (part / "mjhq30k_imgs" / "emoji").mkdir(parents=True)
+        prompts = {}
+        for record in records:
+            name = record["id"].replace("/", "-")
+            prompts[name] = {"category": "emoji", "prompt": record["text"]}
+            with Image.open(record["image"]) as image:
+                image.convert("RGB").save(part / "mjhq30k_imgs" / "emoji" / f"{name}.jpg", quality=95)
+        write_json(part / "meta_data.json", prompts)
+    print(f"{len(records)} pictures to be drawn in {folder}")
 
 
 if __name__ == "__main__":

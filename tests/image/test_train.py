@@ -102,6 +102,40 @@ def test_resuming_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("levels", [[], [3, 3, 2]], ids=["learnt", "grid"])
+def test_a_decoder_alone_learns_on_while_codes_stay(folder, tmp_path, levels):
+    """Flat patches get other codes than the first decoder was trained on, so there is something to learn."""
+    change = {"channels": [16, 16], "levels": levels, "save_dtype": "float16"}
+    train_tokenizer(recipe(folder, **change), tmp_path / "first", progress=False)
+    start = str(tmp_path / "first" / "tokenizer")
+    second = recipe(folder, **change, start=start, decoder_only=True, flat_patches=True)
+    report = train_tokenizer(second, tmp_path / "second", progress=False)
+    before, after = VQGAN.load(start), VQGAN.load(tmp_path / "second" / "tokenizer")
+    before.flat_patches = True
+    pictures = [Image.open(path) for path in list_images([str(folder)])]
+    codes = before.encode(pictures)
+    assert all(np.array_equal(*both) for both in zip(codes, after.encode(pictures), strict=True))
+    assert before.fingerprint == after.fingerprint
+    assert before.decoder_fingerprint != after.decoder_fingerprint
+
+    def error(tokenizer):
+        decoded = zip(tokenizer.decode(codes), pictures, strict=True)
+        return np.mean([np.abs(np.subtract(one, other, dtype=float)).mean() for one, other in decoded])
+
+    assert error(after) < 0.8 * error(before)
+    assert report.codes_used > 0
+
+
+def test_a_start_must_be_the_network_of_the_recipe(folder, tmp_path):
+    train_tokenizer(recipe(folder, steps=1), tmp_path / "first", progress=False)
+    with pytest.raises(UserError, match="another network than this recipe describes"):
+        train_tokenizer(
+            recipe(folder, num_codes=32, start=str(tmp_path / "first" / "tokenizer")), tmp_path / "run", progress=False
+        )
+    with pytest.raises(ValueError, match="decoder_only needs `start`"):
+        recipe(folder, decoder_only=True)
+
+
 def test_perceptual_loss_ranks_blur_above_a_small_shift():
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8))

@@ -201,6 +201,19 @@ def test_scores_are_measured_once_even_on_cells_that_were_finished(study):
     assert run.unfinished(grid, [dataclasses.replace(job, state="done") for job in jobs]) == []
 
 
+def test_only_the_mixes_named_are_scored(study):
+    grid, jobs = study("a")
+    score = '{command: [eval, "{run}"], file: score.json, key: fid, mixes: [both]}'
+    path = grid.output.parent / "grid.yaml"
+    grid = load_config(GridConfig, path, [f"score={score}", "mixes.both={sources: [{path: b}]}"])
+    go(grid, jobs)
+    assert not (grid.output / "a_text_x1_s0" / "score.json").exists()
+    assert notes(grid, "a_text_x1_s0")["score"] is None
+    assert run.unfinished(grid, [dataclasses.replace(job, state="done") for job in jobs]) == []
+    with pytest.raises(UserError, match=r"score.mixes name an unknown mix 'bath'.*'both'"):
+        load_config(GridConfig, path, [f"score={score.replace('both', 'bath')}", "mixes.both={sources: [{path: b}]}"])
+
+
 def test_a_study_has_one_recipe(study, tmp_path):
     grid, jobs = study("a")
     go(grid, jobs)

@@ -17,7 +17,8 @@ SAMPLES = 4096
 def weights_fingerprint(checkpoint: Checkpoint) -> str:
     """16 hex digits over the language model (evenly spaced values of each weight), vocabulary and image tokenizer."""
     digest = hashlib.sha256()
-    digest.update(f"{checkpoint.vocabulary.fingerprint()} {checkpoint.image_tokenizer.fingerprint}".encode())
+    images = checkpoint.image_tokenizer
+    digest.update(f"{checkpoint.vocabulary.fingerprint()} {images.fingerprint} {images.decoder_fingerprint}".encode())
     for name, tensor in sorted(checkpoint.llm.state_dict().items()):
         digest.update(name.encode())
         _add(digest, tensor)

@@ -27,6 +27,8 @@ class ImageTokenizerConfig(Config):
         steps, batch_size: optimiser steps, and pictures in each.
         lr, warmup, beta2: Adam's peak rate (cosine to zero), share of steps it takes to rise, second-moment decay.
         start: a tokenizer folder whose weights to begin with instead of random ones; the codebook starts anew.
+        decoder_only: keep encoder and codebook of `start`: pictures keep their codes, so that tokenised data and models
+            stay good, and the decoder alone learns on, on the codes that pictures get with `flat_patches`.
         autoencoder: share of the steps trained without quantising, before a learnt codebook is made from what the
             encoder tells apart by then.
         codebook_decay: memory of a learnt codebook's moving average; revive_below: a code vector whose average use per
@@ -56,6 +58,7 @@ class ImageTokenizerConfig(Config):
     warmup: float = Field(0.02, ge=0, lt=1)
     beta2: float = 0.99
     start: str | None = None
+    decoder_only: bool = False
     autoencoder: float = Field(0.0, ge=0, lt=1)
     commitment_weight: float = 0.25
     codebook_decay: float = 0.98
@@ -80,6 +83,8 @@ class ImageTokenizerConfig(Config):
             raise ValueError(f"channels {bad} are not multiples of groups={self.groups}.")
         if any(count < 2 for count in self.levels):
             raise ValueError(f"levels {list(self.levels)} must be 2 or more each.")
+        if self.decoder_only and (self.start is None or self.autoencoder):
+            raise ValueError("decoder_only needs `start`, the tokenizer whose decoder learns on, and no `autoencoder`.")
         step = self.stem * 2 ** (len(self.channels) - 1)
         if self.resolution % step:
             raise ValueError(f"resolution {self.resolution} is not a multiple of the downsampling {step}.")

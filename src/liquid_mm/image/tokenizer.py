@@ -39,6 +39,10 @@ class ImageTokenizer(Protocol):
         """16 hex digits that change whenever the same picture could get other codes."""
 
     @property
+    def decoder_fingerprint(self) -> str:
+        """16 hex digits that change whenever the same codes could give another picture."""
+
+    @property
     def codebook(self) -> torch.Tensor:
         """The code vectors: float32 on the CPU, shape (num_codes, dim)."""
 

@@ -106,8 +106,14 @@ class _Run:
         self.config, self.pictures, self.step = config, pictures, 0
         self.device = pick_device(None)
         model = config.model()
+        self.codes: VQGAN | None = None  # says which codes to decode, where the decoder alone is trained
         if config.start is not None:
-            model.load_state_dict(VQGAN.load(config.start).model.state_dict())
+            start = _start(config)
+            model.load_state_dict(start.model.state_dict())
+            if config.decoder_only:
+                self.codes = start.to(self.device)
+                for part in (model.encoder, model.quant_conv):
+                    part.requires_grad_(False)
         elif config.levels:
             spread_latents(model, _SPREAD)
         self.model = model.to(self.device, memory_format=torch.channels_last)
@@ -145,10 +151,12 @@ class _Run:
         config = self.config
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         adversarial = config.adversarial_weight > 0 and self.step >= config.adversarial_from * config.steps
+        # Codes in full precision, as everywhere.
+        vectors = None if self.codes is None else self.codes.vectors(self.codes.encode_pixels(pixels.cpu()))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            latents = self.model.encode(fold(pixels, config.stem)).latents
             losses = {}
-            if self.step >= config.autoencoder * config.steps:
+            latents = self.model.encode(fold(pixels, config.stem)).latents if vectors is None else vectors
+            if vectors is None and self.step >= config.autoencoder * config.steps:
                 # Nearest code vectors in full precision: rounding would blur which one is nearest.
                 with torch.autocast(self.device.type, enabled=False):
                     latents, *_, commitment = self.codebook(latents.float())
@@ -189,7 +197,8 @@ class _Run:
         model = self.config.model()
         dtype = getattr(torch, self.config.save_dtype)
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
+        if self.codes is None:
+            weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
         model.load_state_dict({name: value.to(dtype).float() for name, value in weights.items()})
         return VQGAN(model, flat_patches=self.config.flat_patches)
 
@@ -206,6 +215,23 @@ class _Run:
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
         torch.set_rng_state(state["rng"])
+
+
+def _start(config: ImageTokenizerConfig) -> VQGAN:
+    """The tokenizer to begin with.
+
+    Raises:
+        UserError: it is another network than the recipe describes.
+    """
+    found = VQGAN.load(str(config.start)).model
+    wanted = config.model()
+    shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"start={config.start} is another network than this recipe describes: "
+            "stem, channels, layers and codebook must be those it was trained with."
+        )
+    return VQGAN(found, flat_patches=config.flat_patches)
 
 
 def _codebook(config: ImageTokenizerConfig) -> Any:

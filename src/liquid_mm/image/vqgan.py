@@ -36,6 +36,8 @@ PIXELS_PER_BATCH = 4 * 1024 * 1024
 FLAT = 4 / 127.5
 """A patch is flat if no channel differs by more than this (four of 256 levels) within it."""
 
+_DECODER = ("decoder.", "post_quant_conv.")
+
 
 class VQGAN:
     """Pictures ↔ codes by a vector-quantised autoencoder. Implements `image.tokenizer.ImageTokenizer`.
@@ -110,17 +112,29 @@ class VQGAN:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all weights, and over `flat_patches` where it is on."""
-        digest = hashlib.sha256(b"flat_patches" if self.flat_patches else b"")
+        """16 hex digits over encoder and codebook, and over `flat_patches` where it is on: what decides the codes.
+
+        A decoder that was trained further reads the same codes, so it does not count.
+        """
+        return self._digest(b"flat_patches" if self.flat_patches else b"", decoder=False)
+
+    @functools.cached_property
+    def decoder_fingerprint(self) -> str:
+        """16 hex digits over the decoder: what decides the pictures that codes stand for."""
+        return self._digest(b"", decoder=True)
+
+    def _digest(self, begin: bytes, *, decoder: bool) -> str:
+        digest = hashlib.sha256(begin)
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+            if name.startswith(_DECODER) == decoder:
+                digest.update(name.encode())
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> VQGAN:
         """Move to `device`; in another `dtype` than float32 a few codes may differ."""
-        # Read before casting, for the fingerprint is that of the float32 weights.
-        _ = self.fingerprint
+        # Read before casting, for the fingerprints are those of the float32 weights.
+        _ = self.fingerprint, self.decoder_fingerprint
         # Not VQModel's own `to`, which warns at every cast about layers to be kept in float32, of which it has none.
         nn.Module.to(self.model, device, dtype)
         return self
@@ -144,13 +158,18 @@ class VQGAN:
                 )
         grids: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(flat)
         for indices in _batches([image.size for image in flat], step=1):
-            pixels = preprocess.to_tensor([flat[index] for index in indices])
-            codes = self._encode_pixels(pixels.to(self.model.device, self.model.dtype)).cpu().numpy()
-            if self.flat_patches:
-                self._unify_flat(pixels, codes)
+            codes = self.encode_pixels(preprocess.to_tensor([flat[index] for index in indices]))
             for index, grid in zip(indices, codes, strict=True):
                 grids[index] = grid
         return grids
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.int64]:
+        """Pixels (B, 3, H, W) in [-1, 1], on the CPU, to codes (B, H/f, W/f); the sides are multiples of f."""
+        codes: NDArray[np.int64] = self._nearest(pixels.to(self.model.device, self.model.dtype)).cpu().numpy()
+        if self.flat_patches:
+            self._unify_flat(pixels, codes)
+        return codes
 
     @torch.inference_mode()
     def decode(self, grids: Sequence[NDArray[np.integer[Any]]]) -> list[Image.Image]:
@@ -169,7 +188,12 @@ class VQGAN:
                 images[index] = image
         return [image for image in images if image is not None]
 
-    def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+    def vectors(self, codes: torch.Tensor | NDArray[np.int64]) -> torch.Tensor:
+        """Codes (B, h, w) → code vectors (B, D, h, w), what the decoder reads."""
+        table: torch.Tensor = self.model.quantize.embedding.weight
+        return table[torch.as_tensor(codes, device=table.device)].permute(0, 3, 1, 2).contiguous()
+
+    def _nearest(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] → (B, H/f, W/f) codes. Distances in float32: ties are close in lower precision."""
         latents = self.model.encode(fold(pixels, self.stem)).latents.float()
         batch, _, rows, columns = latents.shape
@@ -186,14 +210,13 @@ class VQGAN:
         pictures = torch.tensor(new).view(-1, 3, 1, 1).expand(-1, -1, height, width) / 127.5 - 1.0
         for start in range(0, len(new), 64):
             part = pictures[start : start + 64].to(self.model.device, self.model.dtype)
-            middle = self._encode_pixels(part)[:, height // self.downsampling // 2, width // self.downsampling // 2]
+            middle = self._nearest(part)[:, height // self.downsampling // 2, width // self.downsampling // 2]
             self._code_of_colour |= dict(zip(new[start : start + 64], middle.tolist(), strict=True))
         codes[flat.numpy()] = [self._code_of_colour[colour] for colour in found]
 
     def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """(B, h, w) codes → (B, 3, h·f, w·f) pixels, nominally in [-1, 1]."""
-        vectors = self.model.quantize.embedding(codes.to(self.model.device)).permute(0, 3, 1, 2)
-        folded: torch.Tensor = self.model.decode(vectors.contiguous(), force_not_quantize=True).sample
+        folded: torch.Tensor = self.model.decode(self.vectors(codes), force_not_quantize=True).sample
         return F.pixel_shuffle(folded, self.stem)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,19 +94,21 @@ class BlockConfig(Config):
 
 
 class ScoreConfig(Config):
-    """An image score, measured on every finished cell.
+    """An image score, measured on finished cells.
 
     Args:
         command: arguments of `liquid`; `{run}` stands for the run folder.
         file: JSON file it writes, below the run folder.
         key: where the number stands in it, dotted.
         higher_is_better: a Fréchet distance is not, a VQAScore is.
+        mixes: those it is measured on, where not all of them draw; none named: all.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     file: str
     key: str
     higher_is_better: bool = True
+    mixes: tuple[Name, ...] = ()
 
 
 class SpeedConfig(Config):
@@ -166,10 +168,9 @@ class GridConfig(Config):
     @model_validator(mode="after")
     def _names(self) -> GridConfig:
         for block in self.cells:
-            for used, known, what in ((block.sizes, self.sizes, "size"), (block.mixes, self.mixes, "mix")):
-                for name in used:
-                    if name not in known:
-                        raise ValueError(f"cells name an unknown {what} {name!r}: {nearest(name, known)}")
+            _known("cells", block.sizes, self.sizes, "size")
+            _known("cells", block.mixes, self.mixes, "mix")
+        _known("score.mixes", () if self.score is None else self.score.mixes, self.mixes, "mix")
         shaped = [name for name, size in self.sizes.items() if size.shape is not None]
         if shaped and self.text_tokenizer is None:
             raise ValueError(f"size {shaped[0]!r} is given by its shape, which needs text_tokenizer.")
@@ -183,6 +184,17 @@ class GridConfig(Config):
                     "rename a size or a mix, or choose lengths that differ in their first six digits."
                 )
         return self
+
+    def score_of(self, cell: Cell) -> ScoreConfig | None:
+        """How the finished `cell` is scored; None: not at all."""
+        wanted = self.score is not None and (not self.score.mixes or cell.mix in self.score.mixes)
+        return self.score if wanted else None
+
+
+def _known(where: str, used: Iterable[str], known: Mapping[str, object], what: str) -> None:
+    for name in used:
+        if name not in known:
+            raise ValueError(f"{where} name an unknown {what} {name!r}: {nearest(name, known)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,8 +114,9 @@ def run_cell(grid: GridConfig, job: Job, launch: Launcher, threads: int | None =
     _describe(grid, job.cell)
     train = [*LIQUID, "train", str(grid.recipe), *job.overrides, "--resume"]
     commands = [] if finished(run) else [(train, grid.retries)]  # the training is always the first
-    if grid.score is not None and not (run / grid.score.file).exists():
-        commands.append(([*LIQUID, *(part.format(run=run) for part in grid.score.command)], 0))
+    score = grid.score_of(job.cell)
+    if score is not None and not (run / score.file).exists():
+        commands.append(([*LIQUID, *(part.format(run=run) for part in score.command)], 0))
     for command, retries in commands:
         code = launch(command, run / LOG, threads)
         while code not in (0, MISTAKE, INTERRUPTED) and retries > 0:
@@ -164,7 +165,8 @@ def unfinished(grid: GridConfig, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with something left to do: training, or the score of a finished run."""
 
     def unscored(job: Job) -> bool:
-        return grid.score is not None and not (job.cell.run(grid) / grid.score.file).exists()
+        score = grid.score_of(job.cell)
+        return score is not None and not (job.cell.run(grid) / score.file).exists()
 
     return [job for job in jobs if job.state != "done" or unscored(job)]
 
@@ -182,7 +184,7 @@ def failures(outcomes: Sequence[Outcome]) -> UserError | None:
 
 def _describe(grid: GridConfig, cell: Cell, failure: str | None = None) -> None:
     """Write `cell.json`: what the run folder cannot say itself."""
-    size, score = grid.sizes[cell.size], grid.score
+    size, score = grid.sizes[cell.size], grid.score_of(cell)
     write_json(
         cell.run(grid) / CELL,
         {
