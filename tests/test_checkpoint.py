@@ -47,6 +47,7 @@ def test_what_is_saved_is_loaded(tmp_path, family):
     loaded = load_checkpoint(tmp_path / "model", device="cpu")
     assert loaded.vocabulary == made.vocabulary
     assert loaded.image_tokenizer.fingerprint == made.image_tokenizer.fingerprint
+    assert loaded.image_tokenizer.decoder_fingerprint == made.image_tokenizer.decoder_fingerprint
     assert loaded.tokenizer.get_vocab() == made.tokenizer.get_vocab()
     assert torch.equal(logits(loaded.llm), logits(made.llm))
     assert not loaded.llm.training

@@ -61,10 +61,25 @@ def test_save_and_load_keep_codes_and_fingerprint(tokenizer, pictures, tmp_path)
     tokenizer.save(tmp_path / "t")
     again = VQGAN.load(tmp_path / "t")
     assert again.fingerprint == tokenizer.fingerprint
+    assert again.decoder_fingerprint == tokenizer.decoder_fingerprint
     np.testing.assert_array_equal(again.encode(pictures[:1])[0], tokenizer.encode(pictures[:1])[0])
     with torch.no_grad():
         again.model.quantize.embedding.weight[0, 0] += 1
     assert VQGAN(again.model).fingerprint != tokenizer.fingerprint
+    assert VQGAN(again.model).decoder_fingerprint != tokenizer.decoder_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("part", "codes", "pictures"),
+    [("encoder", True, False), ("decoder", False, True), ("post_quant_conv", False, True)],
+)
+def test_fingerprints_tell_what_codes_and_what_pictures_depend_on(tokenizer, tmp_path, part, codes, pictures):
+    tokenizer.save(tmp_path / "t")
+    other = VQGAN.load(tmp_path / "t")
+    with torch.no_grad():
+        next(getattr(other.model, part).parameters()).add_(1)
+    assert (other.fingerprint != tokenizer.fingerprint) == codes
+    assert (other.decoder_fingerprint != tokenizer.decoder_fingerprint) == pictures
 
 
 def test_a_size_that_is_no_multiple_is_refused_by_name(tokenizer):

@@ -210,6 +210,10 @@ def test_only_the_mixes_named_are_scored(study):
     assert not (grid.output / "a_text_x1_s0" / "score.json").exists()
     assert notes(grid, "a_text_x1_s0")["score"] is None
     assert run.unfinished(grid, [dataclasses.replace(job, state="done") for job in jobs]) == []
+    grid = load_config(GridConfig, path, [f"score={score.replace('both', 'text')}"])
+    assert len(run.unfinished(grid, [dataclasses.replace(job, state="done") for job in jobs])) == 1
+    go(grid, jobs)
+    assert (grid.output / "a_text_x1_s0" / "score.json").exists()
     with pytest.raises(UserError, match=r"score.mixes name an unknown mix 'bath'.*'both'"):
         load_config(GridConfig, path, [f"score={score.replace('both', 'bath')}", "mixes.both={sources: [{path: b}]}"])
 

@@ -27,8 +27,9 @@ class ImageTokenizerConfig(Config):
         steps, batch_size: optimiser steps, and pictures in each.
         lr, warmup, beta2: Adam's peak rate (cosine to zero), share of steps it takes to rise, second-moment decay.
         start: a tokenizer folder whose weights to begin with instead of random ones; the codebook starts anew.
-        decoder_only: keep encoder and codebook of `start`: pictures keep their codes, so that tokenised data and models
-            stay good, and the decoder alone learns on, on the codes that pictures get with `flat_patches`.
+        decoder_only: keep encoder and codebook of `start`, so that pictures keep their codes and tokenised data and
+            models stay good; the decoder alone learns on, on those codes. The network and `flat_patches` must be those
+            of `start`.
         autoencoder: share of the steps trained without quantising, before a learnt codebook is made from what the
             encoder tells apart by then.
         codebook_decay: memory of a learnt codebook's moving average; revive_below: a code vector whose average use per

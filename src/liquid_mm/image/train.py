@@ -199,7 +199,10 @@ class _Run:
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
         if self.codes is None:
             weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
-        model.load_state_dict({name: value.to(dtype).float() for name, value in weights.items()})
+        kept = () if self.codes is None else ("encoder.", "quant_conv.", "quantize.")  # rounded, they make other codes
+        model.load_state_dict(
+            {name: value if name.startswith(kept) else value.to(dtype).float() for name, value in weights.items()}
+        )
         return VQGAN(model, flat_patches=self.config.flat_patches)
 
     _PARTS = ("model", "codebook", "optimizer", "schedule", "discriminator", "discriminator_optimizer")
@@ -207,10 +210,19 @@ class _Run:
     def state(self) -> dict[str, Any]:
         """All that `load` needs to go on as if never stopped."""
         parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        return {"step": self.step, "rng": torch.get_rng_state(), **parts}
+        codes = None if self.codes is None else self.codes.fingerprint
+        return {"step": self.step, "rng": torch.get_rng_state(), "codes": codes, **parts}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a stored `state`."""
+        """Take over a stored `state`.
+
+        Raises:
+            UserError: the decoder was being trained on the codes of another tokenizer.
+        """
+        if self.codes is not None and state["codes"] != self.codes.fingerprint:
+            raise UserError(
+                f"start={self.config.start} is another tokenizer than when this run began: put it back, or begin anew."
+            )
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
@@ -221,17 +233,26 @@ def _start(config: ImageTokenizerConfig) -> VQGAN:
     """The tokenizer to begin with.
 
     Raises:
-        UserError: it is another network than the recipe describes.
+        UserError: it is another network than the recipe describes, or would give other codes where they are to stay.
     """
-    found = VQGAN.load(str(config.start)).model
-    wanted = config.model()
-    shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (found, wanted)]
-    if shapes[0] != shapes[1]:
+    start = VQGAN.load(str(config.start))
+    networks = (start.model, config.model())
+    found, wanted = ({name: tuple(value.shape) for name, value in m.state_dict().items()} for m in networks)
+    if found != wanted:
         raise UserError(
             f"start={config.start} is another network than this recipe describes: "
             "stem, channels, layers and codebook must be those it was trained with."
         )
-    return VQGAN(found, flat_patches=config.flat_patches)
+    if config.decoder_only:
+        # Neither the groups of the normalisation nor the size that flat colours are encoded at is in any shape.
+        found, wanted = (json.loads(m.to_json_string()) for m in networks)
+        different = [key for key in wanted if key[0] != "_" and found.get(key) != wanted[key]]
+        different += ["flat_patches"] if start.flat_patches != config.flat_patches else []
+        if different:
+            raise UserError(
+                f"decoder_only keeps the codes of start={config.start}, but {', '.join(different)} differ from it."
+            )
+    return start
 
 
 def _codebook(config: ImageTokenizerConfig) -> Any:

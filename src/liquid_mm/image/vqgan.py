@@ -36,7 +36,8 @@ PIXELS_PER_BATCH = 4 * 1024 * 1024
 FLAT = 4 / 127.5
 """A patch is flat if no channel differs by more than this (four of 256 levels) within it."""
 
-_DECODER = ("decoder.", "post_quant_conv.")
+_ENCODER = ("encoder.", "quant_conv.", "quantize.")
+_DECODER = ("quantize.", "post_quant_conv.", "decoder.")
 
 
 class VQGAN:
@@ -116,17 +117,17 @@ class VQGAN:
 
         A decoder that was trained further reads the same codes, so it does not count.
         """
-        return self._digest(b"flat_patches" if self.flat_patches else b"", decoder=False)
+        return self._digest(b"flat_patches" if self.flat_patches else b"", _ENCODER)
 
     @functools.cached_property
     def decoder_fingerprint(self) -> str:
-        """16 hex digits over the decoder: what decides the pictures that codes stand for."""
-        return self._digest(b"", decoder=True)
+        """16 hex digits over codebook and decoder: what decides the pictures that codes stand for."""
+        return self._digest(b"", _DECODER)
 
-    def _digest(self, begin: bytes, *, decoder: bool) -> str:
+    def _digest(self, begin: bytes, parts: tuple[str, ...]) -> str:
         digest = hashlib.sha256(begin)
         for name, tensor in sorted(self.model.state_dict().items()):
-            if name.startswith(_DECODER) == decoder:
+            if name.startswith(parts):
                 digest.update(name.encode())
                 digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
