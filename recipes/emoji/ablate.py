@@ -12,19 +12,18 @@ the loss of held-out text; means over seeds with their 95 % intervals (Student's
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from command import run
-from scipy import stats
 
 import liquid_mm
 from liquid_mm.config import load_config
 from liquid_mm.errors import UserError
 from liquid_mm.files import atomic_file
+from liquid_mm.scaling.claims import mean
 from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.run import train
 from liquid_mm.vocab.extend import INITS
@@ -80,8 +79,8 @@ def shown(values: list[float]) -> str:
     """The mean, with half the width of its 95 % interval."""
     if not values:
         return "–"
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else None
-    return f"{statistics.mean(values):.3f}" + ("" if half is None else f" ± {half:.3f}")
+    estimate = mean(values)
+    return f"{values[0]:.3f}" if estimate is None else f"{estimate.value:.3f} ± {estimate.high - estimate.value:.3f}"
 
 
 def result(run: Path) -> dict[str, float]:

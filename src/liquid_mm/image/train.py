@@ -32,7 +32,7 @@ from liquid_mm.image.losses import PatchDiscriminator, PerceptualLoss, hinge_los
 from liquid_mm.image.measure import Report, comparison_grid, evaluate
 from liquid_mm.image.quantize import FiniteScalarQuantizer, spread_latents
 from liquid_mm.image.recipe import ImageTokenizerConfig
-from liquid_mm.image.vqgan import VQGAN, fold
+from liquid_mm.image.vqgan import ENCODER, VQGAN, fold
 
 _SPREAD = 2.0  # a fresh encoder's latents reach a fifth of an 8·5·5·5 grid, and training did not widen them
 
@@ -149,10 +149,10 @@ class _Run:
     def train_step(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """One optimiser step on (B, 3, H, W); returns the losses."""
         config = self.config
+        # Codes in full precision, as everywhere.
+        vectors = None if self.codes is None else self.codes.vectors(self.codes.encode_pixels(pixels))
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         adversarial = config.adversarial_weight > 0 and self.step >= config.adversarial_from * config.steps
-        # Codes in full precision, as everywhere.
-        vectors = None if self.codes is None else self.codes.vectors(self.codes.encode_pixels(pixels.cpu()))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             losses = {}
             latents = self.model.encode(fold(pixels, config.stem)).latents if vectors is None else vectors
@@ -199,7 +199,7 @@ class _Run:
         weights = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
         if self.codes is None:
             weights["quantize.embedding.weight"] = self.codebook.codebook.detach().cpu()
-        kept = () if self.codes is None else ("encoder.", "quant_conv.", "quantize.")  # rounded, they make other codes
+        kept = () if self.codes is None else ENCODER  # rounded, they would make other codes
         model.load_state_dict(
             {name: value if name.startswith(kept) else value.to(dtype).float() for name, value in weights.items()}
         )

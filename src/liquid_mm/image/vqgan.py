@@ -36,8 +36,9 @@ PIXELS_PER_BATCH = 4 * 1024 * 1024
 FLAT = 4 / 127.5
 """A patch is flat if no channel differs by more than this (four of 256 levels) within it."""
 
-_ENCODER = ("encoder.", "quant_conv.", "quantize.")
-_DECODER = ("quantize.", "post_quant_conv.", "decoder.")
+ENCODER = ("encoder.", "quant_conv.", "quantize.")
+DECODER = ("quantize.", "post_quant_conv.", "decoder.")
+"""How the names of the weights begin that decide the codes, and what codes stand for."""
 
 
 class VQGAN:
@@ -117,12 +118,12 @@ class VQGAN:
 
         A decoder that was trained further reads the same codes, so it does not count.
         """
-        return self._digest(b"flat_patches" if self.flat_patches else b"", _ENCODER)
+        return self._digest(b"flat_patches" if self.flat_patches else b"", ENCODER)
 
     @functools.cached_property
     def decoder_fingerprint(self) -> str:
         """16 hex digits over codebook and decoder: what decides the pictures that codes stand for."""
-        return self._digest(b"", _DECODER)
+        return self._digest(b"", DECODER)
 
     def _digest(self, begin: bytes, parts: tuple[str, ...]) -> str:
         digest = hashlib.sha256(begin)
