@@ -6,6 +6,7 @@ concept drawn together), how many, and what chance gives.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import warnings
@@ -47,6 +48,17 @@ DESCRIBED = {split: file for split, (file, _) in DRAWN.items()} | {"unseen pictu
 del DESCRIBED["unseen in that style"]
 
 Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A drawing and what it should have been; rank 0 is the nearest picture of the judge's gallery."""
+
+    split: str
+    prompt: str
+    rank: int
+    drawn: Image.Image
+    wanted: Image.Image
 
 
 class Report:
@@ -136,8 +148,11 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
         return frechet_distance(*gaussians)
 
 
-def measure_drawing(model: LiquidModel, net: FeatureNet, emoji: Path, count: int, seeds: int, report: Report) -> None:
-    """Text to image, split by split; then by guidance on what was seen."""
+def measure_drawing(
+    model: LiquidModel, net: FeatureNet, emoji: Path, count: int, seeds: int, report: Report
+) -> list[Judged]:
+    """Text to image, split by split; then by guidance on what was seen. Returns every drawing but those."""
+    judged = []
     for split, (file, among) in DRAWN.items():
         records = some(pictures_of(emoji / file), count)
         everything = pictures_of(emoji / (among or file))
@@ -148,7 +163,11 @@ def measure_drawing(model: LiquidModel, net: FeatureNet, emoji: Path, count: int
         gallery = Gallery(features_of(net, real), [record["style"] for record in everything])
         units, prompts = [r["concept"] for r in records], [r["text"] for r in records]
         rebuilt = features_of(net, model.decode_images(model.encode_images([real[i] for i in wanted])))
-        drawn = [features_of(net, draw(model, prompts, seed, GUIDANCE)) for seed in range(seeds)]
+        drawings = [draw(model, prompts, seed, GUIDANCE) for seed in range(seeds)]
+        drawn = [features_of(net, images) for images in drawings]
+        for images, features in zip(drawings, drawn, strict=True):
+            row = zip(prompts, gallery.ranks(features, wanted), images, wanted, strict=True)
+            judged += [Judged(split, prompt, int(rank), image, real[i]) for prompt, rank, image, i in row]
         for top in TOPS:
             chance = gallery.chance(wanted, top)
             found = np.concatenate([gallery.ranks(features, wanted) < top for features in drawn])
@@ -163,8 +182,9 @@ def measure_drawing(model: LiquidModel, net: FeatureNet, emoji: Path, count: int
         if split == "seen":
             for guidance in CURVE:
                 features = features_of(net, draw(model, prompts, 0, guidance))
-                found = gallery.ranks(features, wanted) < 10
-                report.add(f"found, top-10, guidance {guidance:g}", split, found, units, gallery.chance(wanted, 10))
+                within = gallery.ranks(features, wanted) < 10
+                report.add(f"found, top-10, guidance {guidance:g}", split, within, units, gallery.chance(wanted, 10))
+    return judged
 
 
 def halves(image: Image.Image, direction: str) -> tuple[Image.Image, Image.Image]:

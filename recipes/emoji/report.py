@@ -11,6 +11,7 @@ image tokenizer alone would give (its reconstructions of the real pictures). Wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from command import run
 from measures import (
     DRAWN,
     GUIDANCE,
+    Judged,
     Record,
     Report,
     draw,
@@ -61,23 +63,41 @@ where it names what was asked for. *Pairs* are two things in one picture of 64×
 *Composition* and *concept* are of the whole emoji set, of which the demo model was taught a twelfth: what no training
 of this length reaches stands beside what it does. Answers' chance: always saying the commonest one."""
 
+WORST = """\
+The eight worst of all drawings of *seen* things above, style by style: those whose real picture, in the upper row, the
+judge finds furthest from them; below it the drawing and its place among the pictures of that style."""
 FAILURES = """\
 Eight pictures each, chosen by chance, in a style, a combination and a concept that it was not taught: the real picture,
 below it what the model draws for the caption above, and what it says when it sees the real one."""
 PAIRS = 12  # shown
+WIDE = 8  # pictures in a row
 
 
 def show_failures(model: LiquidModel, emoji: Path) -> Image.Image:
     """What it was not taught: the real picture above, below what it draws for its caption and how it describes it."""
     cells: list[tuple[Image.Image, str]] = []
     for split in ("unseen in that style", "unseen composition", "unseen concept"):
-        records = some(pictures_of(emoji / DRAWN[split][0]), 8)
+        records = some(pictures_of(emoji / DRAWN[split][0]), WIDE)
         real = open_all(emoji, [record["image"] for record in records])
         drawn = draw(model, [record["text"] for record in records], 0, GUIDANCE)
         said = answer(model, [("", image) for image in real], 24)
         cells += [(image, record["text"]) for image, record in zip(real, records, strict=True)]
         cells += [(image, f"says: {words}") for image, words in zip(drawn, said, strict=True)]
-    return contact_sheet(cells, columns=8, side=128, lines=3)
+    return contact_sheet(cells, columns=WIDE, side=128, lines=3)
+
+
+def show_worst(judged: Sequence[Judged]) -> Image.Image:
+    """The worst drawings of what it was taught, one for each thing: the real picture above, the drawing below."""
+    cells: list[tuple[Image.Image, str]] = []
+    for split in (split for split in DRAWN if split.startswith("seen")):
+        worst: dict[str, Judged] = {}
+        for one in sorted((one for one in judged if one.split == split), key=lambda one: -one.rank):
+            worst.setdefault(one.prompt, one)
+        shown = list(worst.values())[:WIDE]
+        blank = [(Image.new("RGB", shown[0].drawn.size, "white"), "")] * (WIDE - len(shown))
+        cells += [(one.wanted, one.prompt) for one in shown] + blank
+        cells += [(one.drawn, f"place {one.rank + 1}") for one in shown] + blank
+    return contact_sheet(cells, columns=WIDE, side=128, lines=3)
 
 
 def show_pairs(model: LiquidModel, emoji: Path) -> Image.Image:
@@ -90,7 +110,9 @@ def show_pairs(model: LiquidModel, emoji: Path) -> Image.Image:
     return contact_sheet(cells, columns=6, side=128, lines=3)
 
 
-def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: Record) -> None:
+def write(
+    report: Report, judged: Sequence[Judged], model: LiquidModel, emoji: Path, out: Path, settings: Record
+) -> None:
     """demo.json, demo.md and the pictures."""
     prompts = [f"{with_article(name)}, {style} style" for style in ("3D", "Noto", "Twemoji") for name in PROMPTS]
     pictures = model.generate_images(prompts, guidance_scale=GUIDANCE, seed=0)
@@ -99,6 +121,7 @@ def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: 
     sheet = contact_sheet([(p.image, p.prompt + " (unseen)" * (p.prompt in unseen)) for p in pictures], 8, 128)
     sheet.save(out / "images" / "demo_prompts.png")
     show_pairs(model, emoji).save(out / "images" / "demo_pairs.png")
+    show_worst(judged).save(out / "images" / "demo_worst.png")
     show_failures(model, emoji).save(out / "images" / "demo_failures.png")
     write_json(out / "demo.json", {"settings": settings, "rows": report.rows})
     lines = [
@@ -125,6 +148,8 @@ def write(report: Report, model: LiquidModel, emoji: Path, out: Path, settings: 
         "pictures have 64×64 pixels: [demo_tokenizer.md](demo_tokenizer.md).",
         "",
     ]
+    lines += ["## Its worst drawings", "", *WORST.splitlines(), ""]
+    lines += ["![Things it was taught, and its worst drawings of them](images/demo_worst.png)", ""]
     lines += ["## What it cannot do", "", *FAILURES.splitlines(), ""]
     lines += ["![Real pictures, what was drawn for them, what was said of them](images/demo_failures.png)", ""]
     with atomic_file(out / "demo.md") as part:
@@ -145,16 +170,16 @@ def main(
         raise UserError(f"{emoji} holds no emoji: run `python recipes/emoji/build.py -o {emoji}` first.")
     liquid, report = liquid_mm.load(model), Report()
     net = load_features("efficientnet-lite0")
-    measure_drawing(liquid, net, emoji, pictures, seeds, report)
+    judged = measure_drawing(liquid, net, emoji, pictures, seeds, report)
     measure_pairs(liquid, net, emoji, pictures, seeds, report)
     measure_captions(liquid, emoji, pictures * seeds, report)
-    measure_questions(liquid, emoji, pictures, report)
+    measure_questions(liquid, emoji, 4 * pictures, report)  # answers are short
     measure_text(liquid, base, emoji, report)
     settings = {
         "model": liquid.fingerprint, "guidance": GUIDANCE, "pictures per split and seed": pictures, "seeds": seeds,
         "judge": net.name,
     }  # fmt: skip
-    write(report, liquid, emoji, out, settings)
+    write(report, judged, liquid, emoji, out, settings)
     table = Table("metric", "split", "value", "chance", title=f"{out}/demo.md")
     for row in report.rows:
         table.add_row(row["metric"], row["split"], f"{row['value']:.3f}", str(row["chance"] and f"{row['chance']:.3f}"))

@@ -118,9 +118,24 @@ def test_the_report_is_written_with_every_split_and_its_chance(emoji, tmp_path, 
     assert (top[0]["n"], top[0]["chance"]) == (2, 0.25)
     both = [row for row in found["rows"] if row["metric"] == "found, top-1, both"]
     assert {row["chance"] for row in both} == {0.25**2}
-    for name in ("demo_prompts.png", "demo_pairs.png", "demo_failures.png"):
+    for name in ("demo_prompts.png", "demo_pairs.png", "demo_worst.png", "demo_failures.png"):
         assert (tmp_path / "docs" / "images" / name).exists()
     assert "| found, top-1 | seen |" in (tmp_path / "docs" / "demo.md").read_text()
+
+
+def test_the_worst_drawings_of_what_was_seen_are_shown_one_for_each_thing(monkeypatch):
+    def judged(split, prompt, rank):
+        return measures.Judged(split, prompt, rank, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)))
+
+    shown = []
+    monkeypatch.setattr(report, "contact_sheet", lambda cells, **options: shown.extend(text for _, text in cells))
+    things = [judged("seen", f"thing {n}", n) for n in range(10)] + [judged("seen", "thing 9", 30)]
+    report.show_worst([*things, judged("unseen concept", "nothing", 99)] + [
+        judged(split, "rose", 4) for split in ("seen, Noto style", "seen, Twemoji style")
+    ])  # fmt: skip
+    assert shown[:8] == [f"thing {n}" for n in range(9, 1, -1)]
+    assert shown[8:16] == [f"place {n}" for n in (31, 9, 8, 7, 6, 5, 4, 3)]
+    assert shown[16:] == ["rose", *[""] * 7, "place 5", *[""] * 7] * 2
 
 
 def test_a_pair_counts_where_both_halves_are_right(emoji, monkeypatch):
