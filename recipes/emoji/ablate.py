@@ -4,9 +4,10 @@
     python recipes/emoji/ablate.py runs/ablate --only init --seeds 1 --steps 100 precision=fp32
 
 All share data, order, schedule and steps with `train.yaml`; each writes its run folder, and a run that is finished is
-not done again. What several factors have in common, the recipe as it is, is trained once. The table is printed and
+not done again. What several factors have in common, the recipe as it is, is trained once. Two tables are printed and
 written to RUNS/table.md: losses per code and caption token on the training set's last steps and on held-out pairs, and
-the loss of held-out text; means over seeds with their 95 % intervals (Student's).
+the loss of held-out text; and how far each is from the recipe's run of the same seed, which saw the same data in the
+same order. Means over seeds with their 95 % intervals (Student's).
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from liquid_mm.train.config import TrainConfig
 from liquid_mm.train.run import train
 from liquid_mm.vocab.extend import INITS
 
+Losses = dict[str, float]
+"""Column -> nats a token."""
+
 LAST = 20  # training steps averaged
+RECIPE = "recipe"  # folder of its runs
 DEFAULT_INIT = "codebook"  # of `liquid extend`
 COLUMNS = ("train code", "train caption", "validation code", "validation caption", "validation text")
 
@@ -72,18 +77,40 @@ def folder_name(config: TrainConfig, factor: str, name: str, changes: dict[str, 
     """`recipe` where the changes change nothing, so that factors share that run."""
     same = [changed(config, c, Path("output"), Path("model"), LAST, 0) for c in ({}, changes)]
     recipe = same[0] == same[1] and changes.get("init", DEFAULT_INIT) == DEFAULT_INIT
-    return "recipe" if recipe else f"{factor}-{name}".replace(" ", "-").replace("%", "")
+    return RECIPE if recipe else f"{factor}-{name}".replace(" ", "-").replace("%", "")
 
 
-def shown(values: list[float]) -> str:
+def shown(values: list[float], sign: str = "") -> str:
     """The mean, with half the width of its 95 % interval."""
     if not values:
         return "–"
     estimate = mean(values)
-    return f"{values[0]:.3f}" if estimate is None else f"{estimate.value:.3f} ± {estimate.high - estimate.value:.3f}"
+    if estimate is None:
+        return f"{values[0]:{sign}.3f}"
+    return f"{estimate.value:{sign}.3f} ± {estimate.high - estimate.value:.3f}"
 
 
-def result(run: Path) -> dict[str, float]:
+def tables(results: dict[tuple[str, str], list[Losses]], recipe: list[Losses] | None) -> str:
+    """Every variant's losses; then, where the recipe was among them, how far from its they are, seed by seed.
+
+    Args:
+        results: (factor, variant) -> the losses of each seed.
+        recipe: the recipe's own.
+    """
+    head = [f"| factor | variant | {' | '.join(COLUMNS)} |", "| --- | --- |" + " --- |" * len(COLUMNS)]
+    losses, differences = list(head), ["", "Less the recipe's of the same seed:", "", *head]
+    for (factor, name), found in results.items():
+        cells = [shown([row[column] for row in found if column in row]) for column in COLUMNS]
+        losses.append(f"| {factor} | {name} | {' | '.join(cells)} |")
+        if recipe is None or found == recipe:
+            continue
+        pairs = list(zip(found, recipe, strict=True))
+        cells = [shown([a[c] - b[c] for a, b in pairs if c in a and c in b], "+") for c in COLUMNS]
+        differences.append(f"| {factor} | {name} | {' | '.join(cells)} |")
+    return "\n".join(losses + (differences if recipe else [])) + "\n"
+
+
+def result(run: Path) -> Losses:
     """The last losses of a finished run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     trained = [line for line in lines if line["kind"] == "train"][-1]
@@ -119,23 +146,24 @@ def main(
     if fixed := [item for item in overrides or () if item.split("=")[0] in FIXED]:
         raise UserError(f"{', '.join(fixed)}: set by this command; allowed are other settings of the recipe.")
     config = load_config(TrainConfig, recipe, overrides or [])
-    rows = []
+    results: dict[tuple[str, str], list[Losses]] = {}
+    own: list[Losses] | None = None
     for factor, name, changes in variants(only):
         init = changes.get("init", DEFAULT_INIT)
         model = runs / f"base-{init}"
         if not model.exists():
             liquid_mm.extend(base, tokenizer, model, init=init)
-        found = []
+        folder, found = folder_name(config, factor, name, changes), []
         for seed in range(seeds):
-            output = runs / f"{folder_name(config, factor, name, changes)}-{seed}"
+            output = runs / f"{folder}-{seed}"
             train(changed(config, changes, output, model, steps, seed), resume=(output / "config.yaml").exists())
             found.append(result(output))
-        cells = [shown([row[column] for row in found if column in row]) for column in COLUMNS]
-        rows.append(f"| {factor} | {name} | {' | '.join(cells)} |")
-        print(rows[-1], flush=True)
-    head = [f"| factor | variant | {' | '.join(COLUMNS)} |", "| --- | --- |" + " --- |" * len(COLUMNS)]
+        results[factor, name] = found
+        own = found if folder == RECIPE else own
+        print(tables({(factor, name): found}, None).splitlines()[-1], flush=True)
     with atomic_file(runs / "table.md") as part:
-        part.write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+        part.write_text(tables(results, own), encoding="utf-8")
+    print((runs / "table.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
