@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-EMOJI = Path(__file__).parents[2] / "recipes" / "emoji"
-sys.path.insert(0, str(EMOJI))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "emoji"))
 
 import ablate
 
 from liquid_mm.config import load_config
 from liquid_mm.train.config import TrainConfig
+
+RECIPE = Path(ablate.__file__).with_name("train.yaml")
 
 
 def losses(code, **more):
@@ -37,5 +38,5 @@ def test_differences_are_taken_seed_by_seed():
      ("reversal", "0%", "reversal-0"), ("init", "mean-noise", "init-mean-noise"), ("text", "none", "text-none")],
 )  # fmt: skip
 def test_what_changes_nothing_is_the_recipe_itself(factor, name, folder):
-    config = load_config(TrainConfig, EMOJI / "train.yaml")
+    config = load_config(TrainConfig, RECIPE)
     assert ablate.folder_name(config, factor, name, ablate.FACTORS[factor][name]) == folder
