@@ -9,6 +9,7 @@ train_views_wide.jsonl       all five styles, turned and slanted as well
 test_pictures.jsonl          of the last three styles, pictures that training never shows, of things it knows
 train_pairs.jsonl, test_pairs.jsonl            two things in one picture    drawing at other sizes
 train_questions.jsonl, test_questions.jsonl    conversations of one question
+train_questions_wide.jsonl   the same about pictures of train_views_wide
 chat_common.jsonl            requests to draw, and questions what it is
 """
 
@@ -69,6 +70,11 @@ def common_files(
     common = first + noto
     views = [seen for record in common for seen in write_views(record, out)]
     more = [seen for record in known + described for seen in write_views(record, out)]
+    wide = [
+        seen
+        for record in common + known + described
+        for seen in write_views(record, out, WIDE_VIEWS, wide=True, folder="views_wide")
+    ]
     counts = count_questions(common, out)
     return {
         "train_common": [r for r in files["train_3d"] if r["common"] and r["variant"] in SHORT_VARIANTS],
@@ -76,15 +82,18 @@ def common_files(
         "train_common_twemoji": known,
         "train_views": views,
         "train_views_more": more,
-        "train_views_wide": [
-            seen
-            for record in common + known + described
-            for seen in write_views(record, out, WIDE_VIEWS, wide=True, folder="views_wide")
-        ],
+        "train_views_wide": wide,
         "test_pictures": [record | {"split": "test"} for record in tested],
         **pair_records(first, out),
         "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],
-        "test_questions": [*thing_questions(tested), *counts["test"], *easy_vqa("test", out)],
+        "train_questions_wide": [*thing_questions(wide[::4])],
+        "test_questions": [
+            *thing_questions(tested),
+            # Training described these pictures, and asked about views of them alone.
+            *(asked | {"kind": f"{asked['kind']}, known picture"} for asked in thing_questions(common + known)),
+            *counts["test"],
+            *easy_vqa("test", out),
+        ],
         "chat_common": [
             chat
             for record in common

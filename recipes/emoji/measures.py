@@ -241,7 +241,10 @@ def measure_captions(model: LiquidModel, emoji: Path, count: int, report: Report
 
 
 def measure_questions(model: LiquidModel, emoji: Path, count: int, report: Report) -> None:
-    """Short questions about pictures that training never showed; chance is always saying the commonest answer."""
+    """Short questions about pictures that training never asked about; chance is always saying the commonest answer.
+
+    The last word of a reply is its answer: asked for yes or no, the model says first what it sees.
+    """
     by_kind: dict[str, list[Record]] = {}
     for record in read(emoji / "test_questions.jsonl"):
         by_kind.setdefault(record["kind"], []).append(record)
@@ -250,8 +253,11 @@ def measure_questions(model: LiquidModel, emoji: Path, count: int, report: Repor
         asked = [record["messages"][0]["content"] for record in records]
         images = open_all(emoji, [picture["image"] for picture, _ in asked])
         prompts = [(question["text"], image) for (_, question), image in zip(asked, images, strict=True)]
-        answers = [said for at in range(0, len(prompts), BATCH) for said in answer(model, prompts[at : at + BATCH], 8)]
-        right = [float(exact_match(said, r["answer"])) for said, r in zip(answers, records, strict=True)]
+        answers = [said for at in range(0, len(prompts), BATCH) for said in answer(model, prompts[at : at + BATCH], 24)]
+        right = [
+            float(exact_match("".join(said.split()[-1:]), record["answer"]))
+            for said, record in zip(answers, records, strict=True)
+        ]
         most = Counter(record["answer"] for record in records).most_common(1)[0][1] / len(records)
         report.add("answers right", kind, right, [record["concept"] for record in records], most)
 

@@ -1,11 +1,13 @@
 """Short questions about a picture, as conversations: what kind of thing it is, how many there are, colour and shape.
 
-    [picture] Is this an animal?       Yes.        from Unicode's groups, put right
-    [picture] Is there a cat face?     No.         half of these ask for what is there
+    [picture] Is this an animal?       I see a cat face, so yes.    from Unicode's groups, put right
+    [picture] Is there a rocket?       I see a cat face, so no.     half of these ask for what is there
     [picture] How many are there?      Three.      `scenes.several`
-    [picture] what color is the shape? blue        easy-VQA: 64×64 pictures of coloured shapes with their own test split
+    [picture] What color is the shape? Blue.       easy-VQA: 64×64 pictures of coloured shapes with their own test split
 
-Each question has a "kind" beside its messages, by which the report sorts its answers, and the "concept" it is about.
+What it sees comes first where the answer hangs on it: asked for yes or no alone, a model that named 98 % of the
+pictures was right half of the time. The last word is the answer. Each question has a "kind" beside its messages, by
+which the report sorts its answers, and the "concept" it is about.
 """
 
 from __future__ import annotations
@@ -53,12 +55,13 @@ EASY_VQA = {"train": 4000, "test": 300}  # questions taken of each split, half o
 YES_OR_NO, OPEN = "easy-VQA, yes or no", "easy-VQA, colour or shape"
 
 
-def question(image: str, text: str, answer: str, kind: str, **more: Any) -> Record:
-    """A conversation of one question and its answer."""
+def question(image: str, text: str, answer: str, kind: str, *, seen: str | None = None, **more: Any) -> Record:
+    """A conversation of one question and its answer, before which it may say what it has `seen`."""
+    said = answer if seen is None else f"I see {seen}, so {answer.lower()}"
     asked = [{"type": "image", "image": image}, {"type": "text", "text": text}]
     messages = [
         {"role": "user", "content": asked},
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        {"role": "assistant", "content": [{"type": "text", "text": said}]},
     ]
     return {"messages": messages, "kind": kind, "answer": answer, **more}
 
@@ -78,6 +81,7 @@ def thing_questions(views: Sequence[Record]) -> Iterator[Record]:
     names = sorted({record["name"] for record in views})
     for record in views:
         image, shown, own = record["image"], record["name"], kind_of(record)
+        seen = with_article(shown)
         doubtful = (*DOUBTFUL.get(shown, ()), *(("something sweet",) if own == "a fruit" else ()))
         others = [kind for kind in KINDS.values() if kind != own and kind not in doubtful]
         chance = share("asked kind", image)
@@ -88,13 +92,14 @@ def thing_questions(views: Sequence[Record]) -> Iterator[Record]:
                 if is_plural(shown) and kind != "something sweet"
                 else f"Is this {kind}?"
             )
-            yield question(image, text, "Yes." if kind == own else "No.", "kind", concept=shown)
+            yield question(image, text, "Yes." if kind == own else "No.", "kind", seen=seen, concept=shown)
         # A shooting star is a star: names that hold each other's words are not asked for in vain.
         others = [name for name in names if not (words(name) <= words(shown) or words(shown) <= words(name))]
         there = share("asked name", image) < 0.5 or not others
         name = shown if there else others[int(share("which name", image) * len(others))]
         verb = "Are" if is_plural(name) else "Is"
-        yield question(image, f"{verb} there {with_article(name)}?", "Yes." if there else "No.", "there", concept=shown)
+        text = f"{verb} there {with_article(name)}?"
+        yield question(image, text, "Yes." if there else "No.", "there", seen=seen, concept=shown)
 
 
 def words(name: str) -> set[str]:

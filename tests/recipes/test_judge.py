@@ -165,7 +165,7 @@ def test_a_pair_counts_where_both_halves_are_right(emoji, monkeypatch):
 
 
 def test_answers_are_set_against_the_commonest_one(emoji, monkeypatch):
-    monkeypatch.setattr(measures, "answer", lambda model, questions, most: ["two"] * len(questions))
+    monkeypatch.setattr(measures, "answer", lambda model, questions, most: ["I count two"] * len(questions))
     rows = measures.Report()
     measures.measure_questions(None, emoji, 3, rows)
     (row,) = rows.rows

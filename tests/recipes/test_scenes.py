@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "emoji"))
 import random
 
 import common
-from captions import is_plural
+from captions import is_plural, with_article
 from questions import count_questions, easy_vqa, thing_questions
 from scenes import DIRECTIONS, SHOWN_WITH, held_out, pair_records, several, stack
 
@@ -71,7 +71,8 @@ def test_questions_are_right_and_answered_as_often_by_yes_as_by_no(things):
         (picture, words), answer = record["messages"][0]["content"], record["messages"][1]["content"][0]["text"]
         shown = next(view for view in views if view["image"] == picture["image"])
         true = shown["name"] in words["text"] if kind == "there" else "fruit" in words["text"]
-        assert answer == ("Yes." if true else "No.")
+        assert answer == f"I see {with_article(shown['name'])}, so {'yes' if true else 'no'}."
+        assert record["answer"] == ("Yes." if true else "No.")
     for kind in ("there", "kind"):
         mine = [record["answer"] for record in asked if record["kind"] == kind]
         assert 0.4 < mine.count("Yes.") / len(mine) < 0.6
@@ -118,12 +119,16 @@ def test_pictures_kept_for_the_test_are_in_no_training_file(things, tmp_path):
     )
     tested = {record["image"] for record in made["test_pictures"]}
     assert {image.split("/")[1] for image in tested} == {"twemoji", "flat", "blob"}
-    for name, found in made.items():
-        if name.startswith("train_") and name not in ("train_questions", "train_pairs"):
-            # A view is named after its picture: views/flat/0001-3.png
-            sources = {
-                record["image"].replace("views/", "images/").split("-")[0].removesuffix(".png") for record in found
-            }
-            assert not sources & {image.removesuffix(".png") for image in tested}
-    asked = {record["messages"][0]["content"][0]["image"] for record in made["train_questions"]}
-    assert not {name.replace("views/", "images/").split("-")[0] + ".png" for name in asked} & tested
+
+    def sources(pictures):  # a view is named after its picture: views_wide/flat/0001-3.png
+        return {
+            "images/" + picture.split("/", 1)[1].split("-")[0].removesuffix(".png") + ".png" for picture in pictures
+        }
+
+    asked = {"train_questions", "train_questions_wide"}
+    for name in {name for name in made if name.startswith("train_")} - asked - {"train_pairs"}:
+        assert not sources(record["image"] for record in made[name]) & tested
+    for name in asked:
+        pictures = sources(record["messages"][0]["content"][0]["image"] for record in made[name])
+        assert pictures & sources(record["image"] for record in made["train_common"])
+        assert not pictures & tested
