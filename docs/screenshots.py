@@ -78,6 +78,7 @@ def photograph(page: Page, apple: bytes) -> None:
     panel = tab(page, "Understand")
     panel.locator("input[type=file]").set_input_files({"name": "apple.png", "mimeType": "image/png", "buffer": apple})
     panel.locator("img").first.wait_for()
+    panel.get_by_label("Question").fill("Is there a cat face?")
     panel.get_by_role("button", name="Ask").click()
     page.wait_for_function("box => box.value.length > 0", arg=panel.get_by_label("Answer").element_handle())
     settled(page, panel)

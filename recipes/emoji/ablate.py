@@ -7,7 +7,7 @@ All share data, order, schedule and steps with `train.yaml`; each writes its run
 not done again. What several factors have in common, the recipe as it is, is trained once. Two tables are printed and
 written to RUNS/table.md: losses per code and caption token on the training set's last steps and on held-out pairs, and
 the loss of held-out text; and how far each is from the recipe's run of the same seed, which saw the same data in the
-same order. Means over seeds with their 95 % intervals (Student's).
+same order (without text, more pictures in its place). Means over seeds with their 95 % intervals (Student's).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def common_files(
         "train_questions_wide": [*thing_questions(wide[::4])],
         "test_questions": [
             *thing_questions(tested),
-            # Training described these pictures, and asked about views of them alone.
+            # Training names these pictures, and asks such questions about altered views of them alone.
             *(asked | {"kind": f"{asked['kind']}, known picture"} for asked in thing_questions(common + known)),
             *counts["test"],
             *easy_vqa("test", out),

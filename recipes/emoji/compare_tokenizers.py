@@ -1,6 +1,6 @@
 """How many pixels a code should stand for, and how many codes there should be: short trainings of the image tokenizer.
 
-    python recipes/emoji/compare_tokenizers.py runs/tokenizers               # 300 steps each; about four minutes each
+    python recipes/emoji/compare_tokenizers.py runs/tokenizers               # 300 steps each; some three minutes each
     python recipes/emoji/compare_tokenizers.py runs/tokenizers --steps 3000  # as long as the demo's own
 
 Everything else is `tokenizer.yaml`: pictures, order, batches and rates. A run that is finished is not done again. The

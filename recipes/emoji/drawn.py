@@ -1,6 +1,9 @@
 """The demo model's own drawings, as pictures to describe: who draws a house should know it for one.
 
-    python recipes/emoji/drawn.py runs/emoji-fourth/final     # train_drawn.jsonl, drawn/*.png in .cache/emoji
+    python recipes/emoji/drawn.py runs/emoji-fourth/final     # before the fifth stage
+    python recipes/emoji/drawn.py runs/emoji-sixth/final      # before the seventh
+
+writes train_drawn.jsonl and drawn/*.png into .cache/emoji.
 
 A drawing's codes are not those of the picture it was learnt from, and captions hang on them. Nobody looks the drawings
 over: that a few show something else is part of what is learnt.

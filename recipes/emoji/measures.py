@@ -151,7 +151,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 def measure_drawing(
     model: LiquidModel, net: FeatureNet, emoji: Path, count: int, seeds: int, report: Report
 ) -> list[Judged]:
-    """Text to image, split by split; then by guidance on what was seen. Returns every drawing but those."""
+    """Text to image, split by split, then by guidance on what was seen. Returns all drawings but the latter."""
     judged = []
     for split, (file, among) in DRAWN.items():
         records = some(pictures_of(emoji / file), count)
@@ -241,7 +241,7 @@ def measure_captions(model: LiquidModel, emoji: Path, count: int, report: Report
 
 
 def measure_questions(model: LiquidModel, emoji: Path, count: int, report: Report) -> None:
-    """Short questions about pictures that training never asked about; chance is always saying the commonest answer.
+    """Short questions that training never asked of these pictures; chance is always saying the commonest answer.
 
     The last word of a reply is its answer: asked for yes or no, the model says first what it sees.
     """

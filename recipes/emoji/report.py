@@ -62,12 +62,13 @@ things it knows from others. *Own drawing*: a caption of what the model itself d
 where it names what was asked for. *Pairs* are two things in one picture of 64×128 or 128×64 pixels; both count.
 *Composition* and *concept* are of the whole emoji set, of which the demo model was taught a twelfth: what no training
 of this length reaches stands beside what it does. Questions are about pictures that training never showed, those on a
-*known picture* about pictures it described and never asked about; "I see a cat face, so no." counts as its last word.
-Answers' chance: always saying the commonest one."""
+*known picture* about pictures it was taught to name, of which only altered views were asked about; "I see a cat face,
+so no." counts as its last word. Answers' chance: always saying the commonest one."""
 
 WORST = """\
 The eight worst of all drawings of *seen* things above, style by style: those whose real picture, in the upper row, the
-judge finds furthest from them; below it the drawing and its place among the pictures of that style."""
+judge finds furthest from them; below it the drawing, and at which place the judge has the real picture. A thing
+appears once."""
 FAILURES = """\
 Eight pictures each, chosen by chance, in a style, a combination and a concept that it was not taught: the real picture,
 below it what the model draws for the caption above, and what it says when it sees the real one."""

@@ -125,17 +125,21 @@ def test_the_report_is_written_with_every_split_and_its_chance(emoji, tmp_path, 
 
 def test_the_worst_drawings_of_what_was_seen_are_shown_one_for_each_thing(monkeypatch):
     def judged(split, prompt, rank):
-        return measures.Judged(split, prompt, rank, Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8)))
+        drawn, wanted = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+        return measures.Judged(split, prompt, rank, drawn, wanted)
 
     shown = []
-    monkeypatch.setattr(report, "contact_sheet", lambda cells, **options: shown.extend(text for _, text in cells))
+    monkeypatch.setattr(report, "contact_sheet", lambda cells, **options: shown.extend(cells))
     things = [judged("seen", f"thing {n}", n) for n in range(10)] + [judged("seen", "thing 9", 30)]
     report.show_worst([*things, judged("unseen concept", "nothing", 99)] + [
         judged(split, "rose", 4) for split in ("seen, Noto style", "seen, Twemoji style")
     ])  # fmt: skip
-    assert shown[:8] == [f"thing {n}" for n in range(9, 1, -1)]
-    assert shown[8:16] == [f"place {n}" for n in (31, 9, 8, 7, 6, 5, 4, 3)]
-    assert shown[16:] == ["rose", *[""] * 7, "place 5", *[""] * 7] * 2
+    texts = [text for _, text in shown]
+    assert texts[:8] == [f"thing {n}" for n in range(9, 1, -1)]
+    assert texts[8:16] == [f"place {n}" for n in (31, 9, 8, 7, 6, 5, 4, 3)]
+    assert texts[16:] == ["rose", *[""] * 7, "place 5", *[""] * 7] * 2
+    assert {image.getpixel((0, 0)) for image, _ in shown[:8]} == {(0, 0, 255)}
+    assert {image.getpixel((0, 0)) for image, _ in shown[8:16]} == {(255, 0, 0)}
 
 
 def test_a_pair_counts_where_both_halves_are_right(emoji, monkeypatch):

@@ -132,3 +132,14 @@ def test_pictures_kept_for_the_test_are_in_no_training_file(things, tmp_path):
         pictures = sources(record["messages"][0]["content"][0]["image"] for record in made[name])
         assert pictures & sources(record["image"] for record in made["train_common"])
         assert not pictures & tested
+
+    known = {"there, known picture": set(), "kind, known picture": set(), "there": set(), "kind": set()}
+    for record in made["test_questions"]:
+        if record["kind"] in known:
+            known[record["kind"]].add(record["messages"][0]["content"][0]["image"])
+    common_pictures = {record["image"] for name in made if name.startswith("train_common") for record in made[name]}
+    assert known["there, known picture"] == common_pictures
+    assert known["kind, known picture"] <= common_pictures
+    assert known["kind"] <= known["there"] == tested
+    asked_as_they_are = {r["messages"][0]["content"][0]["image"] for name in asked for r in made[name]}
+    assert not asked_as_they_are & common_pictures
