@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 
 import httpx2
 import openai
@@ -120,6 +121,10 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new():
 def test_the_log_has_ids_and_no_prompts_unless_asked(served, caplog):
     caplog.set_level("INFO", "liquid_mm.serve")
     served.client().completions.create(model="tiny", prompt="a secret", max_tokens=1)
+    end = time.monotonic() + 30  # the client may have its answer before the server has written its line
+    while not any(record.getMessage() == "answered" for record in caplog.records):
+        assert time.monotonic() < end
+        time.sleep(0.01)
     lines = [
         json.loads(JsonFormatter().format(record)) for record in caplog.records if record.name == "liquid_mm.serve"
     ]
