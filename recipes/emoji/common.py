@@ -86,7 +86,7 @@ def common_files(
         "test_pictures": [record | {"split": "test"} for record in tested],
         **pair_records(first, out),
         "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],
-        "train_questions_wide": [*thing_questions(wide[::4])],
+        "train_questions_wide": list(thing_questions(wide[::4])),
         "test_questions": [
             *thing_questions(tested),
             # Training names these pictures, and asks such questions about altered views of them alone.
