@@ -46,6 +46,14 @@ FLAT = Package(
 )
 # The last version with Android 7's emoji: faces are round "blobs", and most other things are drawn otherwise too.
 BLOB = Package("emoji-datasource-google", "3.0.0", "3247dd55dee7954d6d1d3d84b05759e49daf71cab5cccb4566940209679af66f")
+# Icon sets of three more ways to draw emoji, named in words.
+EMOJIONE = Package(
+    "@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"
+)
+FIREFOX = Package("@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef")
+STREAMLINE = Package(
+    "@iconify-json/streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc"
+)
 CLDR = Package("cldr-annotations-full", "48.2.0", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1")
 CLDR_DERIVED = Package(
     "cldr-annotations-derived-full", "48.2.0", "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e"

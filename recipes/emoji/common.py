@@ -10,19 +10,21 @@ test_pictures.jsonl          of the last three styles, pictures that training ne
 train_pairs.jsonl, test_pairs.jsonl            two things in one picture    drawing at other sizes
 train_questions.jsonl, test_questions.jsonl    conversations of one question
 train_questions_wide.jsonl   the same about pictures of train_views_wide
+train_views_styles.jsonl, train_questions_styles.jsonl    three more styles, seen alone; one large thing counted
 chat_common.jsonl            requests to draw, and questions what it is
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from captions import with_article
 from chats import STYLE_SAID, chats
-from pictures import SEEN_STYLES
-from questions import count_questions, easy_vqa, thing_questions
+from iconify import ICON_STYLES
+from pictures import SEEN_STYLES, Style
+from questions import count_questions, easy_vqa, single_questions, thing_questions
 from scenes import pair_records
 from splits import share
 from views import WIDE_VIEWS, write_views
@@ -36,6 +38,21 @@ TEST_PICTURES = 0.2  # of the pictures in Twemoji style and in those that are ne
 def unseen(record: Mapping[str, Any]) -> bool:
     """Whether this picture of a known thing is kept for `test_pictures.jsonl`."""
     return share("unseen picture", record["image"]) < TEST_PICTURES
+
+
+def _seen(records: Iterable[Record], style: Style, codes: Iterable[str]) -> Iterator[Record]:
+    """The things of `records` that `style` has too, as it draws them."""
+    drawn = set(codes)
+    for record in records:
+        code = Path(record["image"]).stem
+        if code in drawn:
+            yield record | {
+                "id": f"{code}/{style.key}/article",
+                "image": f"images/{style.key}/{code}.png",
+                "text": with_article(record["name"]),
+                "style": style.label,
+                "variant": "article",
+            }
 
 
 def common_files(
@@ -55,26 +72,16 @@ def common_files(
     first, noto, twemoji = styled("3d"), styled("noto"), styled("twemoji")
     known, tested = [r for r in twemoji if not unseen(r)], [r for r in twemoji if unseen(r)]
     described = []
-    for style in SEEN_STYLES:
-        for record in first:
-            code = Path(record["image"]).stem
-            if code in set(codes[style.key]):
-                other = record | {
-                    "id": f"{code}/{style.key}/article",
-                    "image": f"images/{style.key}/{code}.png",
-                    "text": with_article(record["name"]),
-                    "style": style.label,
-                    "variant": "article",
-                }
-                (tested if unseen(other) else described).append(other)
+    for other in (other for style in SEEN_STYLES for other in _seen(first, style, codes[style.key])):
+        (tested if unseen(other) else described).append(other)
+    icons = [other for style in ICON_STYLES for other in _seen(first, style, codes[style.key])]
     common = first + noto
     views = [seen for record in common for seen in write_views(record, out)]
     more = [seen for record in known + described for seen in write_views(record, out)]
-    wide = [
-        seen
-        for record in common + known + described
-        for seen in write_views(record, out, WIDE_VIEWS, wide=True, folder="views_wide")
-    ]
+    wide, styles = (
+        [seen for record in records for seen in write_views(record, out, WIDE_VIEWS, wide=True, folder="views_wide")]
+        for records in (common + known + described, icons)
+    )
     counts = count_questions(common, out)
     return {
         "train_common": [r for r in files["train_3d"] if r["common"] and r["variant"] in SHORT_VARIANTS],
@@ -87,6 +94,11 @@ def common_files(
         **pair_records(first, out),
         "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],
         "train_questions_wide": list(thing_questions(wide[::4])),
+        "train_views_styles": styles,
+        "train_questions_styles": [
+            *thing_questions(styles[::4]),
+            *single_questions((wide + styles)[1::WIDE_VIEWS]),  # one view of each picture
+        ],
         "test_questions": [
             *thing_questions(tested),
             # Training names these pictures, and asks such questions about altered views of them alone.

