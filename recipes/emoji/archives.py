@@ -46,13 +46,16 @@ FLAT = Package(
 )
 # The last version with Android 7's emoji: faces are round "blobs", and most other things are drawn otherwise too.
 BLOB = Package("emoji-datasource-google", "3.0.0", "3247dd55dee7954d6d1d3d84b05759e49daf71cab5cccb4566940209679af66f")
-# Icon sets of three more ways to draw emoji, named in words.
+# Icon sets of four more ways to draw emoji, named in words.
 EMOJIONE = Package(
     "@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"
 )
 FIREFOX = Package("@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef")
 STREAMLINE = Package(
     "@iconify-json/streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc"
+)
+OPENMOJI = Package(
+    "@iconify-json/openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"
 )
 CLDR = Package("cldr-annotations-full", "48.2.0", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1")
 CLDR_DERIVED = Package(

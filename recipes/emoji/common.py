@@ -7,6 +7,7 @@ train_views.jsonl            3D and Noto pictures moved, resized, dimmed    desc
 train_views_more.jsonl       the same of Twemoji, and of two styles that are never drawn
 train_views_wide.jsonl       all five styles, turned and slanted as well
 test_pictures.jsonl          of the last three styles, pictures that training never shows, of things it knows
+test_style.jsonl             things it knows, in a style that training never shows
 train_pairs.jsonl, test_pairs.jsonl            two things in one picture    drawing at other sizes
 train_questions.jsonl, test_questions.jsonl    conversations of one question
 train_questions_wide.jsonl   the same about pictures of train_views_wide
@@ -22,7 +23,7 @@ from typing import Any
 
 from captions import with_article
 from chats import STYLE_SAID, chats
-from iconify import ICON_STYLES
+from iconify import ICON_STYLES, UNSEEN_STYLE
 from pictures import SEEN_STYLES, Style
 from questions import count_questions, easy_vqa, single_questions, thing_questions
 from scenes import pair_records
@@ -91,6 +92,7 @@ def common_files(
         "train_views_more": more,
         "train_views_wide": wide,
         "test_pictures": [record | {"split": "test"} for record in tested],
+        "test_style": [record | {"split": "test"} for record in _seen(first, UNSEEN_STYLE, codes[UNSEEN_STYLE.key])],
         **pair_records(first, out),
         "train_questions": [*thing_questions((views + more)[::2]), *counts["train"], *easy_vqa("train", out)],
         "train_questions_wide": list(thing_questions(wide[::4])),

@@ -1,9 +1,10 @@
-"""Three more ways to draw emoji, from Iconify's icon sets: SVG in one JSON file, named in words instead of code points.
+"""Four more ways to draw emoji, from Iconify's icon sets: SVG in one JSON file, named in words instead of code points.
 
-    red-apple, 1st-place-medal        EmojiOne 2, Streamline: Unicode's names; `pizza-1`, `pizza-2` are two of one thing
-    redapple, heartgreen, catside     Firefox OS: names of its own
+    red-apple, 1st-place-medal       EmojiOne 2, OpenMoji, Streamline: Unicode's names; `pizza-1` and `pizza-2` are pizzas
+    redapple, heartgreen, catside    Firefox OS: names of its own
 
-Only what a name is surely of is taken. Nothing in these styles is drawn or tested: they are seen, as `SEEN_STYLES` are.
+Only what a name is surely of is taken. Nothing is drawn in these styles: three are seen, as `SEEN_STYLES` are, and no
+training shows the fourth.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from archives import EMOJIONE, FIREFOX, STREAMLINE, members
+from archives import EMOJIONE, FIREFOX, OPENMOJI, STREAMLINE, members
 from pictures import Style
 
 ICON_STYLES = (
@@ -23,6 +24,7 @@ ICON_STYLES = (
     Style("firefox", "Firefox", FIREFOX, "."),
     Style("streamline", "Streamline", STREAMLINE, "."),
 )
+UNSEEN_STYLE = Style("openmoji", "OpenMoji", OPENMOJI, ".")
 # Firefox OS: what is called so, and what it is; None for what looks like something else. Found by eye.
 FIREFOX_NAMES: dict[str, str | None] = {
     **{animal: f"{animal} face" for animal in ("cat", "dog", "mouse", "pig", "tiger")},
@@ -72,7 +74,7 @@ def icon_files(style: Style, archive: Path, names: Mapping[str, str]) -> Iterato
     """(`CODE.svg`, content) of every emoji that the set has under its name, or under its character's.
 
     Args:
-        style: one of `ICON_STYLES`.
+        style: one of `ICON_STYLES`, or `UNSEEN_STYLE`.
         archive: its package.
         names: code -> name, "red apple".
     """

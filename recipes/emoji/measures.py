@@ -44,7 +44,10 @@ DRAWN = {
     "unseen composition": ("test_compositions.jsonl", None),
     "unseen concept": ("test_concepts.jsonl", None),
 }
-DESCRIBED = {split: file for split, (file, _) in DRAWN.items()} | {"unseen picture": "test_pictures.jsonl"}
+DESCRIBED = {split: file for split, (file, _) in DRAWN.items()} | {
+    "unseen picture": "test_pictures.jsonl",
+    "unseen style": "test_style.jsonl",
+}
 del DESCRIBED["unseen in that style"]
 
 Record = dict[str, Any]

@@ -4,9 +4,9 @@
 
 writes own_words_text.jsonl and own_words_chat.jsonl into .cache/emoji.
 
-Speeches of the last centuries keep English, by perplexity; they do not keep the manner of this model, and a model that has
-learnt to answer "I see a house, so yes." soon ends its stories so too. What a model wrote itself has the manner, and is
-learnt again at next to no loss. Whatever reaches no end of a sentence within the tokens allowed is left out.
+Speeches of the last centuries keep English, by perplexity; they do not keep the manner of this model, and one that has
+learnt to answer "I see a house, so yes." soon ends its stories so too. What it wrote itself has that manner. Each text
+ends with its last whole sentence; one without any is left out.
 
 Time: 5 minutes on one core beside other work.
 """

@@ -57,13 +57,14 @@ codes can reach. *Shuffled prompts*: the drawings judged by another prompt. Inte
 Fréchet distances are over fewer pictures than features and can only be compared with each other.
 
 *Seen* things were trained on in that style; *unseen in that style*: the thing was seen drawn otherwise, and the style
-on other things. *Unseen picture*: captions of pictures that training never showed, in Twemoji's and two more styles, of
-things it knows from others. *Own drawing*: a caption of what the model itself drew for a prompt it was taught, right
-where it names what was asked for. *Pairs* are two things in one picture of 64×128 or 128×64 pixels; both count.
-*Composition* and *concept* are of the whole emoji set, of which the demo model was taught a twelfth: what no training
-of this length reaches stands beside what it does. Questions are about pictures that training never showed, those on a
-*known picture* about pictures it was taught to name, of which only altered views were asked about; "I see a cat face,
-so no." counts as its last word. Answers' chance: always saying the commonest one."""
+on other things. *Unseen picture*: captions of pictures that training never showed, in Twemoji's and two more styles,
+of things it knows from others. *Unseen style*: the same in a style of which it never saw anything, OpenMoji's. *Own
+drawing*: a caption of what the model itself drew for a prompt it was taught, right where it names what was asked for.
+*Pairs* are two things in one picture of 64×128 or 128×64 pixels; both count. *Composition* and *concept* are of the
+whole emoji set, of which the demo model was taught a twelfth: what no training of this length reaches stands beside
+what it does. Questions are about pictures that training never showed, those on a *known picture* about pictures it was
+taught to name, of which only altered views were asked about; "I see a cat face, so no." counts as its last word.
+Answers' chance: always saying the commonest one."""
 
 WORST = """\
 The eight worst of all drawings of *seen* things above, style by style: those whose real picture, in the upper row, the

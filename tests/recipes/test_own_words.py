@@ -15,7 +15,8 @@ def test_templates_take_turns_with_the_names():
     assert prompts[2] == "The fog"
     assert prompts[10] == "Once upon a time, there was a red apple"  # the first template again, another name
     asked = list(filled(ASKED, ["owl"], len(ASKED)))
-    assert len(set(asked)) == len(ASKED) and all("{" not in question for question in asked)
+    assert len(set(asked)) == len(ASKED)
+    assert all("{" not in question for question in asked)
 
 
 def test_a_text_ends_with_its_last_sentence():

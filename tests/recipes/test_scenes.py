@@ -109,14 +109,16 @@ def test_pictures_kept_for_the_test_are_in_no_training_file(things, tmp_path):
             (tmp_path / image).write_bytes((tmp_path / thing["image"]).read_bytes())
             found.append(thing | {"image": image, "common": True, "variant": "styled", "text": thing["name"]})
     codes = [record["id"] for record in things]
-    for style in ("flat", "blob"):
+    others = ("flat", "blob", "emojione", "firefox", "streamline", "openmoji")
+    for style in others:
         for code in codes:
             image = tmp_path / f"images/{style}/{code}.png"
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes((tmp_path / things[0]["image"]).read_bytes())
     made = common.common_files(
-        {f"train_{style}": found for style, found in records.items()}, {"flat": codes, "blob": codes}, tmp_path
+        {f"train_{style}": found for style, found in records.items()}, dict.fromkeys(others, codes), tmp_path
     )
+    assert {record["image"] for record in made["test_style"]} == {f"images/openmoji/{code}.png" for code in codes}
     tested = {record["image"] for record in made["test_pictures"]}
     assert {image.split("/")[1] for image in tested} == {"twemoji", "flat", "blob"}
 
@@ -125,9 +127,11 @@ def test_pictures_kept_for_the_test_are_in_no_training_file(things, tmp_path):
             "images/" + picture.split("/", 1)[1].split("-")[0].removesuffix(".png") + ".png" for picture in pictures
         }
 
-    asked = {"train_questions", "train_questions_wide"}
+    asked = {"train_questions", "train_questions_wide", "train_questions_styles"}
     for name in {name for name in made if name.startswith("train_")} - asked - {"train_pairs"}:
-        assert not sources(record["image"] for record in made[name]) & tested
+        shown = sources(record["image"] for record in made[name])
+        assert not shown & tested
+        assert not any("openmoji" in image for image in shown)
     for name in asked:
         pictures = sources(record["messages"][0]["content"][0]["image"] for record in made[name])
         assert pictures & sources(record["image"] for record in made["train_common"])
