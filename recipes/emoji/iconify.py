@@ -1,6 +1,6 @@
 """Four more ways to draw emoji, from Iconify's icon sets: SVG in one JSON file, named in words instead of code points.
 
-    red-apple, 1st-place-medal       EmojiOne 2, OpenMoji, Streamline: Unicode's names; `pizza-1` and `pizza-2` are pizzas
+    red-apple, 1st-place-medal       EmojiOne 2, OpenMoji, Streamline: Unicode's names; `pizza-1` is one of two
     redapple, heartgreen, catside    Firefox OS: names of its own
 
 Only what a name is surely of is taken. Nothing is drawn in these styles: three are seen, as `SEEN_STYLES` are, and no
