@@ -99,13 +99,14 @@ def common_files(
         "train_views_styles": styles,
         "train_questions_styles": [
             *thing_questions(styles[::4]),
-            *single_questions((wide + styles)[1::WIDE_VIEWS]),  # one view of each picture
+            *single_questions((wide + styles)[1 :: 8 * WIDE_VIEWS]),  # as many as of each other number
         ],
         "test_questions": [
             *thing_questions(tested),
             # Training names these pictures, and asks such questions about altered views of them alone.
             *(asked | {"kind": f"{asked['kind']}, known picture"} for asked in thing_questions(common + known)),
             *counts["test"],
+            *(asked | {"kind": "count, one large thing"} for asked in single_questions(tested)),
             *easy_vqa("test", out),
         ],
         "chat_common": [

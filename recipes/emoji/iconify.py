@@ -30,6 +30,7 @@ FIREFOX_NAMES: dict[str, str | None] = {
     **{animal: f"{animal} face" for animal in ("cat", "dog", "mouse", "pig", "tiger")},
     **{f"{animal}side": animal for animal in ("cat", "dog", "mouse", "pig", "tiger")},
     **{f"heart{colour}": f"{colour} heart" for colour in ("blue", "green", "purple", "yellow")},
+    "beating-heart": None,
     "2hearts": "two hearts",
     "bolt": "high voltage",
     "bunny": "rabbit face",
@@ -45,6 +46,7 @@ FIREFOX_NAMES: dict[str, str | None] = {
     "umbrella": "closed umbrella",
     "umbrellawithraindrops": "umbrella",
     "wave": "water wave",
+    "whitemediumstar": None,
 }
 
 

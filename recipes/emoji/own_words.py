@@ -13,6 +13,7 @@ Time: 5 minutes on one core beside other work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from build import DEFAULT_OUT, write_jsonl
 from captions import is_plural, with_article
 from command import run
 from measures import read
+from splits import share
 
 import liquid_mm
 from liquid_mm.generate.sampling import SamplingConfig
@@ -62,9 +64,9 @@ def filled(templates: tuple[str, ...], names: list[str], count: int) -> Iterator
 
 
 def ended(text: str) -> str | None:
-    """`text` up to its last end of a sentence, if it has one."""
-    end = max(text.rfind(mark) for mark in ".!?")
-    return text[: end + 1] if end > 0 else None
+    """`text` up to its last end of a sentence with the quotes it closes, if it has one; `2.` of a list is none."""
+    ends = [match.end() for match in re.finditer(r"""(?<!\d)[.!?]["”')]*""", text)]
+    return text[: ends[-1]] if ends else None
 
 
 def main(
@@ -75,9 +77,10 @@ def main(
 ) -> None:
     """Let MODEL write on, and answer, and keep it as training text."""
     writer = liquid_mm.load(model, max_batch=32)
-    names = sorted(name for name in {record["name"] for record in read(out / "train_3d.jsonl")} if not is_plural(name))
+    names = {record["name"] for record in read(out / "train_3d.jsonl")}
+    ordered = sorted((name for name in names if not is_plural(name)), key=lambda name: share("own words", name))
     sampling = SamplingConfig(temperature=0.8, top_p=0.95)
-    openings, asked = list(filled(OPENINGS, names, count)), list(filled(ASKED, names, count))
+    openings, asked = list(filled(OPENINGS, ordered, count)), list(filled(ASKED, ordered, count))
     prompts = [*openings, *([{"role": "user", "content": text}] for text in asked)]
     requests = [
         writer.prompting.text(writer.prompting.text_record(prompt, ()), seed, sampling, tokens)

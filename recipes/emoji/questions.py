@@ -119,7 +119,7 @@ def count_questions(things: Sequence[Record], out: Path) -> dict[str, list[Recor
 
 
 def single_questions(views: Iterable[Record]) -> Iterator[Record]:
-    """How many there are, asked of views of one thing: only small ones counted, one large thing is three."""
+    """`How many are there?` of one thing: who has counted only small copies of things calls one large thing three."""
     for record in views:
         if not is_plural(record["name"]):
             yield question(record["image"], "How many are there?", WORDS[0], "count", concept=record["name"])

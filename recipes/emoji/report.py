@@ -122,7 +122,7 @@ def write(
     pictures = model.generate_images(prompts, guidance_scale=GUIDANCE, seed=0)
     unseen = {record["text"] for record in read(emoji / "test_pictures.jsonl")}
     (out / "images").mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet([(p.image, p.prompt + " (unseen)" * (p.prompt in unseen)) for p in pictures], 8, 128)
+    sheet = contact_sheet([(p.image, p.prompt + " (unseen)" * (p.prompt in unseen)) for p in pictures], 8, 128, 3)
     sheet.save(out / "images" / "demo_prompts.png")
     show_pairs(model, emoji).save(out / "images" / "demo_pairs.png")
     show_worst(judged).save(out / "images" / "demo_worst.png")

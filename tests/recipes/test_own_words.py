@@ -21,4 +21,6 @@ def test_templates_take_turns_with_the_names():
 
 def test_a_text_ends_with_its_last_sentence():
     assert ended("It was late. Nobody came! Then the do") == "It was late. Nobody came!"
+    assert ended('He said "Go." and we') == 'He said "Go."'
+    assert ended("Two things.\n1. The first one.\n2.") == "Two things.\n1. The first one."
     assert ended("the door and then") is None

@@ -236,7 +236,7 @@ def test_only_who_has_a_key_comes_in_and_has_so_many_requests_at_once():
         assert failed.value.code == "invalid_api_key"
         ask = {"model": "tiny", "prompt": "a", "max_tokens": 2}
         assert locked.client("two").completions.create(**ask, n=2).choices
-        with pytest.raises(openai.RateLimitError, match="this key has 0 of at most 2") as failed:
+        with pytest.raises(openai.RateLimitError, match="you have 0 of at most 2") as failed:
             locked.client("one").completions.create(**ask, n=3)
         assert int(failed.value.response.headers["retry-after"]) >= 1
         assert httpx2.get(f"{locked.url}/health/ready").status_code == 200

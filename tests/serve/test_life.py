@@ -55,6 +55,19 @@ def test_a_deadline_ends_a_request_with_a_word(monkeypatch):
             list(hurried.client().completions.create(**LONG, n=8, stream=True))
 
 
+def test_the_deadline_counts_what_a_prompt_takes_to_be_made(monkeypatch):
+    with serving(Settings(deadline=0.2)) as hurried:
+        open_door = threading.Event()
+        monkeypatch.setattr(hurried.model.prompting, "image", lambda *_, **__: open_door.wait(30))
+        try:
+            with pytest.raises(openai.InternalServerError, match=r"more than 0\.2 seconds") as failed:
+                hurried.client().images.generate(model="tiny", prompt="a")
+        finally:
+            open_door.set()
+        assert failed.value.status_code == 504
+        assert hurried.service.running == 0
+
+
 def test_a_stream_with_nothing_to_tell_says_that_it_is_alive(monkeypatch):
     with serving(Settings(keep_alive=0.05)) as patient:
         decode, ready = patient.model.decode_images, threading.Event()

@@ -32,7 +32,7 @@ def test_what_is_computed_waits_no_more_and_what_has_left_makes_room():
     assert [first.started(0), first.started(0), first.started(1)] == [True, False, True]
     assert (door.waiting, door.running) == (0, 2)
     second = door.admit(2, "a")
-    with pytest.raises(Busy, match="this key has 4 of at most 4"):
+    with pytest.raises(Busy, match="you have 4 of at most 4"):
         door.admit(1, "a")
     other = door.admit(1, "b")
     for place in (first, first, second, other):

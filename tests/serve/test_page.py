@@ -96,6 +96,14 @@ def test_settings_are_compared(visitor):
         visitor.predict(" ", "seed", 3, "0", api_name="/compare")
 
 
+def test_a_window_may_have_no_more_under_way_than_a_key():
+    with serving(Settings(max_per_key=3), page=True) as small:
+        window = Client(small.url, verbose=False)
+        with pytest.raises(AppError, match="at most 3 replies under way"):
+            window.predict("a duck", "as described", "32 × 32", 3, "7", api_name="/create")  # four
+        assert small.client().images.generate(model="tiny", prompt="a", n=4).data
+
+
 def test_keys_close_the_page_too():
     with serving(Settings(api_keys=("one",)), page=True) as locked:
         assert httpx2.post(f"{locked.url}/gradio_api/queue/join", json={}).status_code == 401

@@ -21,6 +21,7 @@ Rules live in `grammar`, a reply's state in `request.Running`, rows in `slots`, 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ from liquid_mm.generate.sampling import sample
 from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.generate.slots import Slots
 from liquid_mm.vocab.vocabulary import Vocabulary
+
+FAILURES = 3
+"""Steps that may fail one after another: after an illegal access a GPU fails at every one, whatever is asked."""
+
+logger = logging.getLogger(__name__)
 
 
 def context_length(llm: Any) -> int | None:
@@ -82,6 +88,7 @@ class Engine:
         self._running: list[Running] = []
         self._stepping = threading.Lock()
         self._work = threading.Event()
+        self._failed = 0  # steps, one after another
 
     def submit(self, request: Request, on_event: OnEvent | None = None, index: int = 0) -> Future[Result]:
         """Queue a request; any thread may call this.
@@ -136,6 +143,9 @@ class Engine:
         What goes wrong with one request ends in its future; what goes wrong on the device, in those of all that run,
         but for memory that runs out: then they go on fewer at once, and only a request that has no room alone fails.
         Requests that wait are tried with the next step.
+
+        Raises:
+            Exception: what the device said, once `FAILURES` steps have failed one after another: it is lost.
         """
         with self._stepping:
             self._work.clear()
@@ -144,6 +154,7 @@ class Engine:
             self._settle()
             self._admit()
             ready = [state for state in self._running if state.seated]
+            lost: Exception | None = None
             if ready:
                 self._runner.prepare(self._steps_ahead())
                 try:
@@ -153,10 +164,15 @@ class Engine:
                         self._shrink(error)
                     else:
                         self._fail_all(error)
+                        self._failed += 1
+                        lost = error if self._failed >= FAILURES else None
                 else:
+                    self._failed = 0
                     for state, token in zip(ready, chosen, strict=True):
                         self._attempt(state, token)
                 self._settle()
+                if lost:
+                    raise lost
             if more := bool(self._running or self._waiting):
                 self._work.set()
             return more
@@ -245,6 +261,9 @@ class Engine:
         if not others:
             youngest.error = UserError(f"not enough memory for this request: {error}")
             return
+        logger.warning(
+            "memory ran out with %d requests at once; at most %d rows from now on", len(others) + 1, max(2, kept)
+        )
         self._slots.limit(max(2, kept))
         self._waiting.extendleft(reversed(others))
         self._waiting.append(youngest)

@@ -57,12 +57,15 @@ async def edit(
         raise UserError(f"{len(sent)} images were sent: an edit is of one.")
     ask = await _form(http)
     check_model(service, ask.model)
-    picture = await service.work(service.pictures.from_bytes, await sent[0].read())
-    cover = await service.work(service.pictures.from_bytes, await mask.read()) if mask else picture
+    files = [await sent[0].read(), *([await mask.read()] if mask else [])]
+
+    def read() -> tuple[Image.Image, Image.Image]:
+        pictures = [service.pictures.from_bytes(file) for file in files]
+        return pictures[0], _keep(pictures[-1])
+
     job = await service.edit(
-        picture,
+        read,
         prompt,
-        _keep(cover),
         n=ask.n,
         size=ask.pixels(),
         seed=ask.seed,

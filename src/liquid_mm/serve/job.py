@@ -36,6 +36,8 @@ from liquid_mm.serve.stopping import StopStrings
 Work = Callable[..., Awaitable[Any]]
 """`await work(function, *arguments)` runs it in a thread."""
 
+TOO_LONG = "the request took more than {:g} seconds, the most this server gives one."
+
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
@@ -97,6 +99,7 @@ class Job:
         stop: strings that end a reply's text; they are not part of it.
         previews: of a picture under way, at most so many, evenly spaced.
         deadline: seconds until it is given up.
+        waited: seconds of them that are gone.
 
     Raises:
         UserError: the prompt does not fit the model's context.
@@ -112,6 +115,7 @@ class Job:
         stop: Sequence[str] = (),
         previews: int = 0,
         deadline: float = 300.0,
+        waited: float = 0.0,
     ) -> None:
         self._model, self._place, self._work, self._metrics = model, place, work, metrics
         self._context = context_length(model.checkpoint.llm)
@@ -121,7 +125,7 @@ class Job:
         self._events: asyncio.Queue[tuple[int, StreamEvent]] = asyncio.Queue()
         self._began = self._loop.time()
         self._deadline = deadline
-        self._timer = self._loop.call_later(deadline, self._expire)
+        self._timer = self._loop.call_later(max(0.0, deadline - waited), self._expire)
         self._futures: list[Future[Result]] = []
         try:
             for index, request in enumerate(requests):
@@ -187,8 +191,7 @@ class Job:
 
     def _expire(self) -> None:
         self.close()
-        message = f"the request took more than {self._deadline:g} seconds, the most this server gives one."
-        self._events.put_nowait((0, Failed(TimedOut(message))))
+        self._events.put_nowait((0, Failed(TimedOut(TOO_LONG.format(self._deadline)))))
 
     async def _pieces(self, reply: _Reply, index: int, event: StreamEvent) -> list[Piece]:
         decode = self._model.decode_images

@@ -14,7 +14,22 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from liquid_mm.errors import UserError
 from liquid_mm.serve.errors import Busy, Unauthorized
+
+
+def check_text(text: str, most: int) -> None:
+    """Raise `UserError` for a prompt that is longer than `most` characters, or no text."""
+    if len(text) > most:
+        raise UserError(f"the prompt has {len(text):,} characters: at most {most:,} are allowed.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("the prompt holds half of a surrogate pair, which is no character.")
+
+
+def check_tokens(count: int, most: int) -> None:
+    """Raise `UserError` where more tokens are asked for than `most`."""
+    if count > most:
+        raise UserError(f"{count} tokens are asked for: at most {most} are allowed.")
 
 
 class Keys:
@@ -55,7 +70,7 @@ class Admission:
 
     Args:
         max_queue: replies nothing has been computed of yet, at most.
-        max_per_key: replies under way for one key, at most.
+        max_per_key: replies under way for one key, or for one window of the page, at most.
     """
 
     def __init__(self, max_queue: int, max_per_key: int) -> None:
@@ -75,7 +90,7 @@ class Admission:
                 f"the server is busy: {self.waiting} replies wait and at most {self._max_queue} may.", self._estimate()
             )
         if key is not None and self._by_key[key] + replies > self._max_per_key:
-            raise Busy(f"this key has {self._by_key[key]} of at most {self._max_per_key} replies under way.", 1)
+            raise Busy(f"you have {self._by_key[key]} of at most {self._max_per_key} replies under way.", 1)
         return Place(self, replies, key)
 
     def _estimate(self) -> int:

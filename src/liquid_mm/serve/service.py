@@ -30,10 +30,10 @@ from liquid_mm.generate.model import LiquidModel
 from liquid_mm.generate.request import Request
 from liquid_mm.generate.sampling_config import SamplingConfig
 from liquid_mm.serve import chance
-from liquid_mm.serve.errors import Broke, Stopping
+from liquid_mm.serve.errors import Broke, Stopping, TimedOut
 from liquid_mm.serve.images import Pictures
-from liquid_mm.serve.job import Job, Picture
-from liquid_mm.serve.limits import Admission
+from liquid_mm.serve.job import TOO_LONG, Job, Picture
+from liquid_mm.serve.limits import Admission, check_text, check_tokens
 from liquid_mm.serve.logs import logger
 from liquid_mm.serve.metrics import Metrics
 from liquid_mm.serve.settings import Settings
@@ -73,6 +73,7 @@ class Service:
         self._engine_thread = threading.Thread(target=self._step, name="engine", daemon=True)
         self._end = threading.Event()
         self._jobs: WeakSet[Job] = WeakSet()
+        self._listing = threading.Lock()  # the engine's thread lists jobs while the event loop adds some
         self._warm = self._draining = False
         self.on_drain: list[Callable[[], None]] = []
         self.broken: Exception | None = None
@@ -140,16 +141,15 @@ class Service:
             UserError: a value is outside its range, or the picture exceeds the context.
             Refused: the server is full or stopping.
         """
-        self._check_text(prompt)
+        check_text(prompt, self.settings.max_prompt_characters)
         self._check_size(size)
         make = partial(self.model.prompting.image, prompt, sampling=sampling or self.drawing, size=size)
         return await self._submit(make, n, seed, key, previews=previews)
 
     async def edit(
         self,
-        picture: Image.Image,
+        read: Callable[[], tuple[Image.Image, Image.Image]],
         prompt: str,
-        keep: Image.Image,
         *,
         n: int = 1,
         size: tuple[int, int] | None = None,
@@ -158,10 +158,17 @@ class Service:
         previews: int = 0,
         key: str | None = None,
     ) -> Job:
-        """Pictures that agree with `picture` where `keep` is white; see `LiquidModel.edit_image` and `draw`."""
-        self._check_text(prompt)
+        """Pictures that agree with a picture where a mask is white; see `LiquidModel.edit_image` and `draw`.
+
+        `read` gives both, in a thread and once the request has been let in.
+        """
+        check_text(prompt, self.settings.max_prompt_characters)
         self._check_size(size)
-        make = partial(self.model.prompting.edit, picture, prompt, keep, sampling=sampling or self.drawing, size=size)
+
+        def make(first: int) -> Request:
+            picture, keep = read()
+            return self.model.prompting.edit(picture, prompt, keep, first, sampling or self.drawing, size)
+
         return await self._submit(make, n, seed, key, previews=previews)
 
     async def chat(
@@ -183,9 +190,11 @@ class Service:
         Messages are those of `generate.messages`, all with lists of parts; a picture may also be a URL or a `Picture`.
         One message that holds one picture and no words asks for its caption.
         """
-        self._check_tokens(max_tokens)
+        check_tokens(max_tokens, self.settings.max_output_tokens)
         parts = [part for message in messages for part in message["content"]]
-        self._check_text("".join(part["text"] for part in parts if part["type"] == "text"))
+        check_text(
+            "".join(part["text"] for part in parts if part["type"] == "text"), self.settings.max_prompt_characters
+        )
         if sum(part["type"] == "image" for part in parts) > self.settings.max_images:
             raise UserError(f"the conversation holds more than {self.settings.max_images} images.")
 
@@ -213,8 +222,8 @@ class Service:
         key: str | None = None,
     ) -> Job:
         """Continuations of a text."""
-        self._check_tokens(max_tokens)
-        self._check_text(prompt)
+        check_tokens(max_tokens, self.settings.max_output_tokens)
+        check_text(prompt, self.settings.max_prompt_characters)
 
         def make(seed: int) -> Request:
             return self.model.prompting.text(self.model.prompting.text_record(prompt, ()), seed, writing, max_tokens)
@@ -238,7 +247,8 @@ class Service:
         first = chance.some_seed() if seed is None else seed
         place = self._admission.admit(n, key)
         try:
-            request = await self.work(make, first)
+            began = time.monotonic()
+            request = await asyncio.wait_for(self.work(make, first), self.settings.deadline)
             if self.settings.log_prompts:
                 logger.info("prompt", extra={"prompt": self.model.checkpoint.tokenizer.decode(request.prompt)})
             job = Job(
@@ -250,11 +260,16 @@ class Service:
                 stop,
                 previews,
                 self.settings.deadline,
+                time.monotonic() - began,
             )
+        except asyncio.TimeoutError:
+            place.leave()
+            raise TimedOut(TOO_LONG.format(self.settings.deadline)) from None
         except BaseException:
             place.leave()
             raise
-        self._jobs.add(job)
+        with self._listing:
+            self._jobs.add(job)
         if self.broken:
             job.fail(Broke())
         return job
@@ -267,23 +282,12 @@ class Service:
                 return {"type": "image", "image": GeneratedImage(image, codes, "", 0)}
         return part
 
-    def _check_text(self, text: str) -> None:
-        limit = self.settings.max_prompt_characters
-        if len(text) > limit:
-            raise UserError(f"the prompt has {len(text):,} characters: at most {limit:,} are allowed.")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError("the prompt holds half of a surrogate pair, which is no character.")
-
     def _check_size(self, size: tuple[int, int] | None) -> None:
         # Before anything of that size is made.
         rows, columns = self.model.vocabulary.grid(size or self.model.vocabulary.resolution)
         limit = self.settings.max_output_tokens
         if rows * columns > limit:
             raise UserError(f"a picture of that size has {rows * columns} codes: at most {limit} are allowed.")
-
-    def _check_tokens(self, tokens: int) -> None:
-        if tokens > self.settings.max_output_tokens:
-            raise UserError(f"{tokens} tokens are asked for: at most {self.settings.max_output_tokens} are allowed.")
 
     def _step(self) -> None:
         """The engine's thread: advance whatever runs, until told to end."""
@@ -298,6 +302,8 @@ class Service:
                 # cannot be trusted. Whoever watches over the process sees it at /health/live and starts another.
                 logger.critical("the engine failed", exc_info=error)
                 self.broken = error
-                for job in list(self._jobs):
+                with self._listing:
+                    jobs = list(self._jobs)
+                for job in jobs:
                     job.fail(Broke())
                 return

@@ -24,7 +24,7 @@ class Settings(Config):
         max_output_tokens: text tokens of a reply, and codes of a picture, that may be asked for.
         max_choices: replies or pictures of one request (`n`).
         max_queue: replies accepted that nothing has been computed of yet; beyond that requests are refused.
-        max_per_key: replies under way for one key.
+        max_per_key: replies under way for one key, or for one window of the page.
         deadline: seconds a request may take, waiting included.
         keep_alive: seconds after which a stream that has nothing to tell sends a comment.
         grace: seconds that running requests have to finish when the server is told to stop.

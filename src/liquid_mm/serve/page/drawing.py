@@ -14,7 +14,7 @@ from liquid_mm.errors import UserError
 from liquid_mm.record import NOTHING, Example
 from liquid_mm.serve.chance import some_seed
 from liquid_mm.serve.job import Job, Picture, Preview
-from liquid_mm.serve.page.handlers import PREVIEWS, pieces_of, tells_mistakes, written
+from liquid_mm.serve.page.handlers import PREVIEWS, pieces_of, tells_mistakes, visitor, written
 from liquid_mm.serve.service import Service
 
 PICTURES = 4
@@ -39,11 +39,25 @@ def create_tab(service: Service) -> None:
 
     @tells_mistakes
     async def create(
-        prompt: str, style: str, size: str, guidance: float, seed: str, gallery: list[tuple[str | None, str]]
+        prompt: str,
+        style: str,
+        size: str,
+        guidance: float,
+        seed: str,
+        gallery: list[tuple[str | None, str]],
+        http: gr.Request,
     ) -> AsyncGenerator[Any, None]:
         sampling = dataclasses.replace(service.drawing, guidance_scale=guidance)
-        asked, pixels = _needed(prompt) + styles[style], sizes[size]
-        job = await service.draw(asked, n=PICTURES, size=pixels, seed=_seed(seed), sampling=sampling, previews=PREVIEWS)
+        asked = _needed(prompt) + styles[style]
+        job = await service.draw(
+            asked,
+            n=PICTURES,
+            size=sizes[size],
+            seed=_seed(seed),
+            sampling=sampling,
+            key=visitor(http),
+            previews=PREVIEWS,
+        )
         shown: list[str | None] = [None] * PICTURES
         async with aclosing(pieces_of(job)) as pieces:
             async for index, piece in pieces:
@@ -78,7 +92,7 @@ def compare_tab(service: Service) -> None:
     """One description at four guidances, or with four seeds."""
 
     @tells_mistakes
-    async def compare(prompt: str, by: str, guidance: float, seed: str) -> AsyncGenerator[Any, None]:
+    async def compare(prompt: str, by: str, guidance: float, seed: str, http: gr.Request) -> AsyncGenerator[Any, None]:
         prompt, first = _needed(prompt), _seed(seed)
         first = some_seed() if first is None else first
         settings = [(g, first) for g in GUIDANCES] if by == "guidance" else [(guidance, first + i) for i in range(4)]
@@ -86,7 +100,9 @@ def compare_tab(service: Service) -> None:
         try:
             for scale, number in settings:
                 sampling = dataclasses.replace(service.drawing, guidance_scale=scale)
-                jobs.append(await service.draw(prompt, seed=number, sampling=sampling, previews=PREVIEWS))
+                jobs.append(
+                    await service.draw(prompt, seed=number, sampling=sampling, key=visitor(http), previews=PREVIEWS)
+                )
             yield [
                 gr.Image(None, label=f"guidance {scale:g}" if by == "guidance" else f"seed {number}")
                 for scale, number in settings

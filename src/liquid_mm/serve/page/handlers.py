@@ -43,6 +43,11 @@ def tells_mistakes(handler: Handler) -> Handler:
     return telling
 
 
+def visitor(http: gr.Request) -> str:
+    """Whose replies these are: a window of a browser may have as many under way as an API key."""
+    return f"page {http.session_hash}"
+
+
 async def pieces_of(job: Job) -> AsyncGenerator[tuple[int, Any], None]:
     """The pieces of a job, which ends when nobody takes them any more."""
     try:

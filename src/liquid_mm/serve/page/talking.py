@@ -11,7 +11,7 @@ import gradio as gr
 from liquid_mm.errors import UserError
 from liquid_mm.generate.stream import TextPiece
 from liquid_mm.serve.job import Picture, Preview
-from liquid_mm.serve.page.handlers import PREVIEWS, opened, pieces_of, tells_mistakes, written
+from liquid_mm.serve.page.handlers import PREVIEWS, opened, pieces_of, tells_mistakes, visitor, written
 from liquid_mm.serve.service import Service
 
 QUESTIONS = ("What is in this picture?", "Which colours does it have?")
@@ -21,12 +21,13 @@ def understand_tab(service: Service) -> None:
     """A picture is dropped and asked about."""
 
     @tells_mistakes
-    async def understand(file: str | None, question: str) -> AsyncGenerator[Any, None]:
+    async def understand(file: str | None, question: str, http: gr.Request) -> AsyncGenerator[Any, None]:
         if file is None:
             raise UserError("drop a picture first.")
         content = [{"type": "image", "image": await opened(service, file)}]
         content += [{"type": "text", "text": question}] if question.strip() else []
-        job = await service.chat([{"role": "user", "content": content}], max_tokens=_most_tokens(service), max_images=0)
+        told = [{"role": "user", "content": content}]
+        job = await service.chat(told, max_tokens=_most_tokens(service), max_images=0, key=visitor(http))
         answer = ""
         async with aclosing(pieces_of(job)) as pieces:
             async for _, piece in pieces:
@@ -56,7 +57,7 @@ def chat_tab(service: Service) -> None:
 
     @tells_mistakes
     async def say(
-        message: dict[str, Any], told: list[dict[str, Any]], shown: list[dict[str, Any]]
+        message: dict[str, Any], told: list[dict[str, Any]], shown: list[dict[str, Any]], http: gr.Request
     ) -> AsyncGenerator[Any, None]:
         files, text = message.get("files") or [], message.get("text") or ""
         content = [{"type": "image", "image": await opened(service, file)} for file in files]
@@ -65,7 +66,7 @@ def chat_tab(service: Service) -> None:
             raise UserError("say something, or add a picture.")
         told = [*told, {"role": "user", "content": content}]
         shown = [*shown, {"role": "user", "content": [*({"path": file} for file in files), *([text] if text else [])]}]
-        job = await service.chat(told, max_tokens=_most_tokens(service), previews=PREVIEWS)
+        job = await service.chat(told, max_tokens=_most_tokens(service), key=visitor(http), previews=PREVIEWS)
         yield empty, told, shown
         parts: list[dict[str, Any]] = []
         seen: list[str | dict[str, str]] = []
