@@ -172,6 +172,15 @@ def test_build_writes_every_file_and_doing_it_again_changes_nothing(tiny):
     }
     (tested,) = [json.loads(line) for line in (tiny / "test_style.jsonl").read_text().splitlines()]
     assert (tested["text"], tested["style"], tested["split"]) == ("a banana", "OpenMoji", "test")
+    kept = {
+        json.loads(line)["image"]
+        for file in ("test_pictures", "test_style")
+        for line in (tiny / f"{file}.jsonl").read_text().splitlines()
+    }
+    assert kept
+    for file in tiny.glob("*.jsonl"):
+        if not file.name.startswith("test_"):
+            assert not [image for image in kept if f'"{image}"' in file.read_text()], file
     asked = [json.loads(line) for line in (tiny / "train_questions_styles.jsonl").read_text().splitlines()]
     assert {chat["answer"] for chat in asked if chat["kind"] == "count"} == {"One."}
 
