@@ -234,6 +234,9 @@ def test_only_who_has_a_key_comes_in_and_has_so_many_requests_at_once():
             with pytest.raises(openai.AuthenticationError) as failed:
                 locked.client(wrong).models.list()
         assert failed.value.code == "invalid_api_key"
+        unread = httpx2.post(f"{locked.url}/v1/completions", content=b"{")  # no JSON, but nobody looks
+        assert unread.status_code == 401
+        assert unread.json()["error"]["code"] == "invalid_api_key"
         ask = {"model": "tiny", "prompt": "a", "max_tokens": 2}
         assert locked.client("two").completions.create(**ask, n=2).choices
         with pytest.raises(openai.RateLimitError, match="you have 0 of at most 2") as failed:

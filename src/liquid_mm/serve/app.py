@@ -88,7 +88,13 @@ def create_app(
     add_error_handlers(app)
     paths = frozenset(path for router in routers for path in (getattr(route, "path", "") for route in router.routes))
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
-    app.add_middleware(Observed, metrics=service.metrics, routes=paths, max_body=settings.max_body_bytes)
+    app.add_middleware(
+        Observed,
+        metrics=service.metrics,
+        keys=app.state.keys,
+        routes=paths,
+        max_body=settings.max_body_bytes,
+    )
     if page:
         from liquid_mm.serve.page.mount import mount_page
 

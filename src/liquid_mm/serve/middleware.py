@@ -1,4 +1,4 @@
-"""Around every HTTP request: its id, a line in the log, the time it took, and a first look at its size."""
+"""Around every HTTP request: its id, a line in the log, the time it took, and a first look at its size and key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liquid_mm.serve.answers import error_response
 from liquid_mm.serve.errors import TooLarge
+from liquid_mm.serve.limits import Keys
 from liquid_mm.serve.logs import logger, request_id
 from liquid_mm.serve.metrics import Metrics
 
@@ -23,13 +24,14 @@ class Observed:
     Args:
         app: what it stands around.
         metrics: counts requests.
+        keys: one of them opens `/v1/`; asked for before anything of a request is read.
         routes: paths that are counted by name; other ones, among them all of the page's, are counted as one.
         max_body: bytes of a request; larger ones are refused by what they say of themselves, and while they are read by
             FastAPI.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], max_body: int) -> None:
-        self.app, self._metrics, self._routes, self._max_body = app, metrics, routes, max_body
+    def __init__(self, app: ASGIApp, metrics: Metrics, keys: Keys, routes: frozenset[str], max_body: int) -> None:
+        self.app, self._metrics, self._keys, self._routes, self._max_body = app, metrics, keys, routes, max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -54,6 +56,8 @@ class Observed:
                 refusal = error_response(TooLarge(f"the request has more than {self._max_body:,} bytes."))
                 await refusal(scope, receive, send_marked)
             else:
+                if scope["path"].startswith("/v1/"):
+                    self._keys.check(headers.get("authorization"))
                 await self.app(scope, receive, send_marked)
         except Exception as error:
             if status:
