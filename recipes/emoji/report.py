@@ -64,7 +64,7 @@ drawing*: a caption of what the model itself drew for a prompt it was taught, ri
 whole emoji set, of which the demo model was taught a twelfth: what no training of this length reaches stands beside
 what it does. Questions are about pictures that training never showed, those on a *known picture* about pictures it was
 taught to name, of which only altered views were asked about; "I see a cat face, so no." counts as its last word.
-Answers' chance: always saying the commonest one."""
+Answers' chance: always saying the commonest one, which for *count, one large thing* is "One." and always right."""
 
 WORST = """\
 The eight worst of all drawings of *seen* things above, style by style: those whose real picture, in the upper row, the
