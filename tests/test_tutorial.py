@@ -49,8 +49,8 @@ def test_the_whole_path(tmp_path, monkeypatch):
             said.append(run_python(source, namespace))
         elif kind == "yaml":
             path = Path(notebook.yaml_file(source))
-            assert "steps: 200\n" in source
-            path.write_text(source.replace("steps: 200\n", f"steps: {STEPS}\n"), encoding="utf-8")
+            assert "steps: 700\n" in source
+            path.write_text(source.replace("steps: 700\n", f"steps: {STEPS}\n"), encoding="utf-8")
         elif kind == "commands":
             for arguments in commands(source):
                 said.append(liquid(["base" if argument == BASE else argument for argument in arguments]))
