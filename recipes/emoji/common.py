@@ -12,6 +12,7 @@ train_pairs.jsonl, test_pairs.jsonl            two things in one picture    draw
 train_questions.jsonl, test_questions.jsonl    conversations of one question
 train_questions_wide.jsonl   the same about pictures of train_views_wide
 train_views_styles.jsonl, train_questions_styles.jsonl    three more styles, seen alone; one large thing counted
+train_counts.jsonl           one to four of a thing, of altered views in eight styles, and one large one
 chat_common.jsonl            requests to draw, and questions what it is
 """
 
@@ -25,7 +26,7 @@ from captions import with_article
 from chats import STYLE_SAID, chats
 from iconify import ICON_STYLES, UNSEEN_STYLE
 from pictures import SEEN_STYLES, Style
-from questions import count_questions, easy_vqa, single_questions, thing_questions
+from questions import count_questions, easy_vqa, single_questions, thing_questions, view_counts
 from scenes import pair_records
 from splits import share
 from views import WIDE_VIEWS, write_views
@@ -101,6 +102,7 @@ def common_files(
             *thing_questions(styles[::4]),
             *single_questions((wide + styles)[1 :: 8 * WIDE_VIEWS]),  # as many as of each other number
         ],
+        "train_counts": [*view_counts((wide + styles)[3::5], out), *single_questions((wide + styles)[1::12])],
         "test_questions": [
             *thing_questions(tested),
             # Training names these pictures, and asks such questions about altered views of them alone.

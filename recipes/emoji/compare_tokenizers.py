@@ -23,9 +23,9 @@ from liquid_mm.image.recipe import ImageTokenizerConfig
 from liquid_mm.image.train import train_tokenizer
 
 # A stem of 4 pixels, then a level per further halving.
-WIDTHS = {8: (128, 256), 16: (128, 256, 256)}
+WIDTHS = {4: (256,), 8: (128, 256), 16: (128, 256, 256)}
 LEVELS = {1000: (8, 5, 5, 5), 4375: (7, 5, 5, 5, 5), 8000: (8, 8, 5, 5, 5)}
-VARIANTS = [(8, 1000), (8, 4375), (8, 8000), (16, 1000), (16, 8000)]
+VARIANTS = [(4, 1000), (8, 1000), (8, 4375), (8, 8000), (16, 1000), (16, 8000)]
 """Pixels along a code's side, and number of codes."""
 
 HEAD = (

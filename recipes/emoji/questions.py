@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from captions import is_plural, with_article
-from scenes import count_pictures
+from scenes import COUNTED, count_picture, count_pictures
 from splits import share
 
 from liquid_mm.errors import UserError
@@ -112,10 +112,29 @@ def count_questions(things: Sequence[Record], out: Path) -> dict[str, list[Recor
     files: dict[str, list[Record]] = {"train": [], "test": []}
     single = [thing for thing in things if not is_plural(thing["name"])]  # how many are two hearts, twice?
     for thing, count, image in count_pictures(single, out):
-        split = "test" if share("count", image) < TEST_COUNTS else "train"
+        split = "test" if _tested_count(image) else "train"
         record = question(image, "How many are there?", WORDS[count - 1], "count", concept=thing["name"])
         files[split].append(record)
     return files
+
+
+def _tested_count(image: str) -> bool:
+    """Whether this picture of `count_pictures` is kept for the test."""
+    return share("count", image) < TEST_COUNTS
+
+
+def view_counts(views: Iterable[Record], out: Path) -> Iterator[Record]:
+    """Write pictures of one to four copies of altered views, and ask how many there are.
+
+    Nothing is asked whose unaltered picture is in `test_questions.jsonl`: so many of this thing in this style.
+    """
+    for record in views:
+        style, code = Path(record["image"]).parent.name, Path(record["image"]).stem.split("-")[0]
+        count = 1 + int(COUNTED * share("how many", record["image"]))
+        if is_plural(record["name"]) or _tested_count(f"counts/{style}/{code}-{count}.png"):
+            continue
+        image = count_picture(record["image"], count, out, "counts_wide")
+        yield question(image, "How many are there?", WORDS[count - 1], "count", concept=record["name"])
 
 
 def single_questions(views: Iterable[Record]) -> Iterator[Record]:

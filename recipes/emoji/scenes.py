@@ -104,11 +104,14 @@ def pair_records(things: Sequence[Record], out: Path) -> dict[str, list[Record]]
 def count_pictures(things: Sequence[Record], out: Path) -> Iterator[tuple[Record, int, str]]:
     """Write pictures of several things; yields the thing, how many there are, and the picture's path below `out`."""
     for thing in things:
-        with Image.open(out / thing["image"]) as image:
-            whole = image.convert("RGB")
-        style = Path(thing["image"]).parent.name
         for count in range(1, COUNTED + 1):
-            name = f"counts/{style}/{_code(thing)}-{count}.png"
-            if outdated(out / name, out / thing["image"]):
-                _save(several(whole, count, random.Random(f"{thing['image']} {count}")), out / name)
-            yield thing, count, name
+            yield thing, count, count_picture(thing["image"], count, out, "counts")
+
+
+def count_picture(image: str, count: int, out: Path, folder: str) -> str:
+    """Write the picture of `count` small copies of one; returns its path below `out`: FOLDER/STYLE/CODE-COUNT.png."""
+    name = f"{folder}/{Path(image).parent.name}/{Path(image).stem}-{count}.png"
+    if outdated(out / name, out / image):
+        with Image.open(out / image) as opened:
+            _save(several(opened.convert("RGB"), count, random.Random(f"{image} {count}")), out / name)
+    return name

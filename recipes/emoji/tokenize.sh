@@ -3,7 +3,7 @@
 set -eu
 emoji=.cache/emoji
 tokenizer=runs/emoji-tokenizer/tokenizer
-for split in common common_noto common_twemoji views views_more views_wide views_styles questions questions_wide questions_styles 3d noto twemoji others tones; do
+for split in common common_noto common_twemoji views views_more views_wide views_styles questions questions_wide questions_styles counts 3d noto twemoji others tones; do
   liquid tokenize $emoji/train_$split.jsonl -t $tokenizer -o $emoji/tokens/$split --batch-size 96
 done
 for split in train_pairs test_pairs; do

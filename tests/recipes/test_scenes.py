@@ -12,7 +12,7 @@ import random
 
 import common
 from captions import is_plural, with_article
-from questions import count_questions, easy_vqa, thing_questions
+from questions import count_questions, easy_vqa, thing_questions, view_counts
 from scenes import DIRECTIONS, SHOWN_WITH, held_out, pair_records, several, stack
 
 NAMES = [f"thing {letter}" for letter in "abcdefghijklmnopqrstuvwxyzäöü"]
@@ -85,6 +85,24 @@ def test_counts_are_apart_from_their_tests(things, tmp_path):
     assert not images["test"] & images["train"]
     single = [thing for thing in things if not is_plural(thing["name"])]
     assert len(images["test"] | images["train"]) == 4 * len(single) < 4 * len(things)
+
+
+def test_altered_views_are_counted_but_not_as_many_as_the_test_asks_for(things, tmp_path):
+    tested = {(record["concept"], record["answer"]) for record in count_questions(things, tmp_path)["test"]}
+    views = []
+    for thing in things:
+        for number in range(20):
+            image = f"views_wide/3d/{Path(thing['image']).stem}-{number}.png"
+            (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), "red").save(tmp_path / image)
+            views.append(thing | {"image": image})
+    asked = list(view_counts(views, tmp_path))
+    assert {record["answer"] for record in asked} == {"One.", "Two.", "Three.", "Four."}
+    assert not tested & {(record["concept"], record["answer"]) for record in asked}
+    for record in asked:
+        with Image.open(tmp_path / record["messages"][0]["content"][0]["image"]) as image:
+            filled = [image.getpixel((8 + 16 * x, 8 + 16 * y)) == (255, 0, 0) for x in (0, 1) for y in (0, 1)]
+        assert ("One.", "Two.", "Three.", "Four.")[sum(filled) - 1] == record["answer"]
 
 
 def test_easy_vqa_is_taken_by_kind_from_its_own_splits(tmp_path):
