@@ -1,4 +1,4 @@
-"""Two stages' adapters are averaged number by number, and what cannot be is said."""
+"""Two runs' adapters are averaged number by number, and what cannot be is said."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "emoji"))
 from average import average
 
 
-def stage(folder, lora, rows, text_size=8):
+def stage(folder, lora, rows, text_size=8, alpha=24):
     (folder / "adapter").mkdir(parents=True)
     (folder / "liquid.json").write_text(json.dumps({"vocabulary": {"text_size": text_size}, "taught": folder.name}))
+    (folder / "adapter/adapter_config.json").write_text(json.dumps({"r": len(lora), "lora_alpha": alpha}))
     save_file({"lora_A": lora}, folder / "adapter/adapter_model.safetensors")
     save_file({"embedding": rows, "ids": torch.tensor([8, 9])}, folder / "rows.safetensors")
     return folder
@@ -46,8 +47,9 @@ def test_a_share_of_the_second_stage(stages, tmp_path, share, lora, row):
 def test_what_cannot_be_averaged_is_said_and_nothing_is_written(stages, tmp_path):
     first, second = stages
     wider = stage(tmp_path / "wider", torch.zeros(2, 2), torch.zeros(2, 3))
+    louder = stage(tmp_path / "louder", torch.zeros(1, 2), torch.zeros(2, 3), alpha=48)
     other = stage(tmp_path / "other", torch.zeros(1, 2), torch.zeros(2, 3), text_size=9)
-    for wrong, words in ((wider, "the ranks must be the same"), (other, "different vocabularies")):
+    for wrong, words in ((wider, "rank, scale"), (louder, "rank, scale"), (other, "different vocabularies")):
         with pytest.raises(UserError, match=words):
             average(first, wrong, tmp_path / "out", 0.5)
         assert not (tmp_path / "out").exists()
