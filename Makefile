@@ -13,7 +13,7 @@ READY := $(VENV)/.installed
 demo: $(READY)  ## draw, describe and write with the demo model
 	$(VENV)/bin/liquid demo --out out
 
-demo-report: $(READY)  ## measure the demo model on held-out emoji: docs/demo.md (downloads the pictures; half an hour)
+demo-report: $(READY)  ## measure the demo model on held-out emoji: docs/demo.md (downloads the pictures; 8 minutes on two cores)
 	$(VENV)/bin/python recipes/emoji/build.py
 	$(VENV)/bin/python recipes/emoji/report.py
 
